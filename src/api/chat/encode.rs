@@ -1,0 +1,1 @@
+//! Events of a turn as chat completions.

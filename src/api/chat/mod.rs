@@ -1,0 +1,4 @@
+//! `POST /v1/chat/completions`.
+
+pub mod encode;
+pub mod request;

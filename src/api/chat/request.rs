@@ -1,0 +1,1 @@
+//! JSON of a chat request, validated.

@@ -1,0 +1,1 @@
+//! Which names of models exist.

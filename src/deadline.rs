@@ -1,0 +1,109 @@
+//! How long a thread may wait, under which name, and what can wake it before that.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::turn::{TurnError, TurnErrorKind};
+
+/// A point in time with the name of the setting that put it there, so that an error can say which limit fired.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    /// The setting.
+    pub name: &'static str,
+    /// The length of the wait.
+    pub limit: Duration,
+    /// When it is over.
+    pub at: Instant,
+}
+
+impl Deadline {
+    /// A wait of `limit` that begins now.
+    pub fn after(name: &'static str, limit: Duration) -> Self {
+        let now = Instant::now();
+        // A limit too long for the clock is as good as a year.
+        let at = now.checked_add(limit).unwrap_or(now + Duration::from_secs(31_536_000));
+        Self { name, limit, at }
+    }
+
+    /// Whether the time is over.
+    pub fn passed(&self) -> bool {
+        Instant::now() >= self.at
+    }
+
+    /// What is left, zero when nothing is.
+    pub fn left(&self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+
+    /// `NAME (1500 ms)`, for errors.
+    pub fn describe(&self) -> String {
+        format!("{} ({} ms)", self.name, self.limit.as_millis())
+    }
+}
+
+/// Why a running request is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CancelCause {
+    /// Its client has left.
+    ClientGone,
+    /// The grace after a signal is over.
+    ShuttingDown,
+}
+
+impl CancelCause {
+    /// The end that a turn cancelled so has.
+    pub fn error(self) -> TurnError {
+        match self {
+            Self::ClientGone => TurnError::new(TurnErrorKind::ClientGone, "the client closed the connection"),
+            Self::ShuttingDown => {
+                TurnError::new(TurnErrorKind::ShuttingDown, "the server is being stopped and its grace period is over")
+            }
+        }
+    }
+}
+
+/// The side of a request that is told to stop. Every wait of a request begins with [`Cancel::cause`] and selects on
+/// [`Cancel::wake`].
+#[derive(Clone, Debug)]
+pub struct Cancel {
+    cause: Arc<OnceLock<CancelCause>>,
+    wake: Receiver<()>,
+}
+
+/// The side that tells.
+#[derive(Clone, Debug)]
+pub struct Canceller {
+    cause: Arc<OnceLock<CancelCause>>,
+    wake: Sender<()>,
+}
+
+impl Canceller {
+    /// Tells the request to stop. Only the first cause counts.
+    pub fn cancel(&self, cause: CancelCause) {
+        if self.cause.set(cause).is_ok() {
+            // One place is enough: whoever missed the message reads the cause before the next wait.
+            let _ = self.wake.try_send(());
+        }
+    }
+}
+
+impl Cancel {
+    /// A request that nobody has told to stop yet.
+    pub fn new() -> (Canceller, Cancel) {
+        let (sender, wake) = bounded(1);
+        let cause = Arc::new(OnceLock::new());
+        (Canceller { cause: Arc::clone(&cause), wake: sender }, Cancel { cause, wake })
+    }
+
+    /// Why to stop, if so.
+    pub fn cause(&self) -> Option<CancelCause> {
+        self.cause.get().copied()
+    }
+
+    /// Becomes ready once when a cause appears, and whenever nobody is left to tell one.
+    pub fn wake(&self) -> &Receiver<()> {
+        &self.wake
+    }
+}

@@ -1,0 +1,1 @@
+//! HTTP/1.1 on `std::net`: listeners, connections, strict framing, deadlines.
