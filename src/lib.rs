@@ -2,7 +2,11 @@
 
 pub mod api;
 pub mod backend;
+pub mod config;
 pub mod deadline;
+pub mod exit;
 pub mod http;
+pub mod permits;
+pub mod shutdown;
 pub mod threads;
 pub mod turn;
