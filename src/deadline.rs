@@ -70,6 +70,8 @@ impl CancelCause {
 pub struct Cancel {
     cause: Arc<OnceLock<CancelCause>>,
     wake: Receiver<()>,
+    // Keeps `wake` from becoming ready for ever when the other side is gone.
+    _open: Sender<()>,
 }
 
 /// The side that tells.
@@ -94,7 +96,7 @@ impl Cancel {
     pub fn new() -> (Canceller, Cancel) {
         let (sender, wake) = bounded(1);
         let cause = Arc::new(OnceLock::new());
-        (Canceller { cause: Arc::clone(&cause), wake: sender }, Cancel { cause, wake })
+        (Canceller { cause: Arc::clone(&cause), wake: sender.clone() }, Cancel { cause, wake, _open: sender })
     }
 
     /// Why to stop, if so.
@@ -102,7 +104,7 @@ impl Cancel {
         self.cause.get().copied()
     }
 
-    /// Becomes ready once when a cause appears, and whenever nobody is left to tell one.
+    /// Becomes ready once, when a cause appears.
     pub fn wake(&self) -> &Receiver<()> {
         &self.wake
     }

@@ -1,1 +1,18 @@
 //! The codex side: one `codex app-server` at a time, its wire, its versions, its deaths.
+//!
+//! Reading order: [`wire`], [`router`], [`mailbox`], [`connection`] (one process and its lines), [`dialect`] (what the
+//! lines mean), [`home`], [`inherit`], [`generation`] (a process with all that belongs to it), [`active_turn`],
+//! [`supervisor`] (which generation serves).
+
+pub mod active_turn;
+pub mod binary;
+pub mod connection;
+pub mod dialect;
+pub mod generation;
+pub mod home;
+pub mod inherit;
+pub mod mailbox;
+pub mod process;
+pub mod router;
+pub mod supervisor;
+pub mod wire;

@@ -1,0 +1,258 @@
+//! JSON-RPC with one codex process: a reader that blocks on nothing but `read`, a writer that alone touches stdin, and
+//! calls that never wait without a deadline.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
+use serde::Serialize;
+
+use super::dialect::server_requests;
+use super::process::{Group, Started};
+use super::router::{Cause, Reply, Routed, Router};
+use super::wire::{self, RpcError};
+use crate::deadline::Deadline;
+use crate::threads;
+
+/// Longest line from codex that is read, in bytes; a longer one is counted and skipped.
+pub const MAX_LINE: usize = 64 * 1024 * 1024;
+/// Requests that wait for the writer before callers wait too.
+const WRITE_QUEUE: usize = 32;
+/// First and longest wait before a call that codex's full queue refused is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// Why a call has no result.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CallError {
+    /// The connection has ended.
+    Closed(Cause),
+    /// The deadline passed.
+    Deadline(String),
+    /// Codex refused.
+    Refused(RpcError),
+}
+
+enum Control {
+    Line(Vec<u8>),
+    Close,
+}
+
+/// A connection. Its threads end with the process.
+#[derive(Debug)]
+pub struct Connection {
+    /// The tables of who waits for what.
+    pub router: Router,
+    /// The process behind it.
+    pub group: Group,
+    requests: Sender<Vec<u8>>,
+    // Small lines that must not wait behind large requests or for anybody: answers, interrupts, pings, the end.
+    control: Sender<Control>,
+    debug: bool,
+}
+
+impl Connection {
+    /// Takes over a process. `on_end` runs on the reader's thread once the process is gone and everybody who waited has
+    /// been told.
+    ///
+    /// # Errors
+    /// No thread can be started; the process has been killed.
+    pub fn open(
+        started: Started,
+        debug: bool,
+        on_end: impl FnOnce(Cause) + Send + 'static,
+    ) -> std::io::Result<Arc<Self>> {
+        let Started { child, stdin, stdout, group } = started;
+        let (requests, request_queue) = bounded(WRITE_QUEUE);
+        let (control, control_queue) = unbounded();
+        let connection = Arc::new(Self { router: Router::default(), group, requests, control, debug });
+        let reader = Arc::clone(&connection);
+        let threads = threads::spawn("codex-stdin", move || write_loop(stdin, &request_queue, &control_queue))
+            .and_then(|_| threads::spawn("codex-stdout", move || reader.read_to_end(child, stdout, on_end)));
+        if let Err(e) = threads {
+            connection.group.kill();
+            return Err(e);
+        }
+        Ok(connection)
+    }
+
+    /// Sends a request and waits for its result, as JSON text. A full queue on codex's side is tried again with jitter.
+    ///
+    /// # Errors
+    /// See [`CallError`]; the deadline's name is in the text.
+    pub fn call(&self, method: &str, params: impl Serialize, deadline: &Deadline) -> Result<String, CallError> {
+        let mut pause = RETRY.0;
+        loop {
+            let outcome = self.call_once(method, &params, deadline);
+            match outcome {
+                Err(CallError::Refused(error)) if error.is_overload() => {
+                    let jitter = RandomState::new().hash_one(method) % 50;
+                    let wait = pause.mul_f64(0.75 + jitter as f64 / 100.0);
+                    if deadline.left() <= wait {
+                        return Err(CallError::Refused(error));
+                    }
+                    log::debug!("{method}: codex's queue is full, trying again in {} ms", wait.as_millis());
+                    crossbeam_channel::never::<()>().recv_timeout(wait).ok();
+                    pause = (pause * 2).min(RETRY.1);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn call_once(&self, method: &str, params: &impl Serialize, deadline: &Deadline) -> Result<String, CallError> {
+        let (id, reply) = self.router.expect().map_err(CallError::Closed)?;
+        let line = wire::request(id, method, params);
+        self.trace("->", &line);
+        let gave_up = || {
+            self.router.forget(id);
+            CallError::Deadline(format!("codex did not answer {method} within {}", deadline.describe()))
+        };
+        // The waiter learns of the end of the connection, also while the queue is full.
+        select! {
+            send(self.requests, line) -> _ => {}
+            recv(reply) -> reply => return finish(reply.ok()),
+            default(deadline.left()) => return Err(gave_up()),
+        }
+        match reply.recv_deadline(deadline.at) {
+            Ok(reply) => finish(Some(reply)),
+            Err(crossbeam_channel::RecvTimeoutError::Timeout) => Err(gave_up()),
+            Err(crossbeam_channel::RecvTimeoutError::Disconnected) => finish(None),
+        }
+    }
+
+    /// Sends a request whose answer nobody waits for.
+    pub fn post(&self, method: &str, params: impl Serialize) {
+        self.send(wire::request(self.router.fresh_id(), method, params));
+    }
+
+    /// Sends a request without waiting; the answer comes to the receiver.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub fn ask(&self, method: &str, params: impl Serialize) -> Result<Receiver<Reply>, Cause> {
+        let (id, reply) = self.router.expect()?;
+        self.send(wire::request(id, method, params));
+        Ok(reply)
+    }
+
+    /// Sends a notification.
+    pub fn notify(&self, method: &str) {
+        self.send(wire::notification(method));
+    }
+
+    /// Closes codex's stdin once what waits has been written; codex ends by that.
+    pub fn close_stdin(&self) {
+        let _ = self.control.send(Control::Close);
+    }
+
+    fn send(&self, line: Vec<u8>) {
+        self.trace("->", &line);
+        // A writer that is gone means a process that is gone; its end is told by the reader.
+        let _ = self.control.send(Control::Line(line));
+    }
+
+    fn read_to_end(&self, mut child: Child, stdout: ChildStdout, on_end: impl FnOnce(Cause)) {
+        let mut reader = BufReader::with_capacity(64 * 1024, stdout);
+        let mut long = Vec::new();
+        while let Ok(true) = self.read_line(&mut reader, &mut long) {}
+        // Without its stdout it is of no use, whatever it still does.
+        self.group.kill();
+        let cause = match child.wait() {
+            Ok(status) => Cause::new(format!("the app-server ended ({status})")),
+            Err(_) => Cause::new("the app-server ended"),
+        };
+        self.router.close(cause.clone());
+        let _ = self.control.send(Control::Close);
+        on_end(cause);
+    }
+
+    /// Routes the next line; `false` at the end. A line that lies whole in the buffer is not copied.
+    fn read_line(&self, reader: &mut BufReader<ChildStdout>, long: &mut Vec<u8>) -> std::io::Result<bool> {
+        let buffer = reader.fill_buf()?;
+        if buffer.is_empty() {
+            return Ok(false);
+        }
+        let (taken, complete) = match buffer.iter().position(|byte| *byte == b'\n') {
+            Some(end) => (end + 1, true),
+            None => (buffer.len(), false),
+        };
+        let part = &buffer[..taken - usize::from(complete)];
+        if complete && long.is_empty() {
+            self.handle(part);
+        } else {
+            // Past the cap only its being too long is kept.
+            if long.len() <= MAX_LINE {
+                long.extend_from_slice(part);
+            }
+            if complete {
+                if long.len() > MAX_LINE {
+                    self.router.skip();
+                } else {
+                    self.handle(long);
+                }
+                *long = Vec::new();
+            }
+        }
+        reader.consume(taken);
+        Ok(true)
+    }
+
+    fn handle(&self, line: &[u8]) {
+        self.trace("<-", line);
+        if let Routed::Refuse { id, method } = self.router.route(line) {
+            log::warn!("codex asks for {method}: refused");
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            let _ = self.control.send(Control::Line(server_requests::refusal(&id, &method, now)));
+        }
+    }
+
+    fn trace(&self, arrow: &str, line: &[u8]) {
+        if !self.debug {
+            return;
+        }
+        if log::log_enabled!(target: "codex_wire", log::Level::Trace) {
+            log::trace!(target: "codex_wire", "{arrow} {}", String::from_utf8_lossy(line).trim_end());
+        } else if let Ok(probe) = serde_json::from_slice::<wire::Probe<'_>>(line) {
+            let id = probe.id.map_or("-", |id| id.get());
+            let method = if probe.method.is_empty() { "(response)" } else { &*probe.method };
+            log::info!(target: "codex_wire", "{arrow} {method} id={id} thread={} {} bytes", probe.params.thread_id, line.len());
+        }
+    }
+}
+
+fn finish(reply: Option<Reply>) -> Result<String, CallError> {
+    match reply {
+        Some(Ok(line)) => wire::response(&line).map(str::to_owned).map_err(CallError::Refused),
+        Some(Err(cause)) => Err(CallError::Closed(cause)),
+        None => Err(CallError::Closed(Cause::new("the connection to the app-server ended"))),
+    }
+}
+
+/// Writes whole lines, several at a time where several wait, until it is told to close or the pipe breaks.
+fn write_loop(mut stdin: ChildStdin, requests: &Receiver<Vec<u8>>, control: &Receiver<Control>) {
+    loop {
+        let mut batch = select! {
+            recv(control) -> message => match message {
+                Ok(Control::Line(line)) => line,
+                Ok(Control::Close) | Err(_) => return,
+            },
+            recv(requests) -> line => match line {
+                Ok(line) => line,
+                Err(_) => return,
+            },
+        };
+        while batch.len() < 64 * 1024 {
+            match requests.try_recv() {
+                Ok(line) => batch.extend_from_slice(&line),
+                Err(_) => break,
+            }
+        }
+        if stdin.write_all(&batch).is_err() {
+            // The reader sees the end of the process and tells everybody.
+            return;
+        }
+    }
+}

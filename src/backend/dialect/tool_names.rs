@@ -1,0 +1,101 @@
+//! Names of tools on their way to codex and back. Codex takes `^[a-zA-Z0-9_-]+$`, refuses `mcp__…`, and a tool that is
+//! called like one of its own vanishes without a word (`exec_command` on 0.169.0), so such names travel under an alias.
+
+use crate::turn::{Item, TurnRequest};
+
+/// Names that codex uses for tools of its own, in any version.
+const RESERVED: &[&str] = &[
+    "apply_patch",
+    "exec",
+    "exec_command",
+    "list_mcp_resource_templates",
+    "list_mcp_resources",
+    "local_shell",
+    "multi_tool_use",
+    "read_mcp_resource",
+    "request_user_input",
+    "send_input",
+    "shell",
+    "shell_command",
+    "spawn_agent",
+    "tool_search",
+    "unified_exec",
+    "update_plan",
+    "view_image",
+    "wait",
+    "wait_agent",
+    "web_search",
+    "write_stdin",
+];
+
+/// The aliases of one request.
+#[derive(Clone, Debug, Default)]
+pub struct ToolNames {
+    // (the client's name, codex's name)
+    aliases: Vec<(String, String)>,
+}
+
+impl ToolNames {
+    /// Finds an alias for each name of the request that needs one.
+    pub fn of(request: &TurnRequest) -> Self {
+        let in_history = request.history.iter().filter_map(|item| match item {
+            Item::ToolCall(call) => Some(&call.name),
+            _ => None,
+        });
+        let names: Vec<&String> = request.tools.iter().map(|tool| &tool.name).chain(in_history).collect();
+        let mut aliases: Vec<(String, String)> = Vec::new();
+        for name in &names {
+            if travels(name) || aliases.iter().any(|(own, _)| own == *name) {
+                continue;
+            }
+            let safe: String = name.chars().map(|c| if allowed(c) { c } else { '_' }).take(56).collect();
+            let mut alias = format!("client_{safe}");
+            while names.iter().any(|name| **name == alias) || aliases.iter().any(|(_, taken)| *taken == alias) {
+                alias.push('_');
+            }
+            aliases.push(((*name).clone(), alias));
+        }
+        Self { aliases }
+    }
+
+    /// The name that codex gets.
+    pub fn outward<'a>(&'a self, name: &'a str) -> &'a str {
+        self.aliases.iter().find(|(own, _)| own == name).map_or(name, |(_, alias)| alias)
+    }
+
+    /// The name that the client knows.
+    pub fn inward<'a>(&'a self, name: &'a str) -> &'a str {
+        self.aliases.iter().find(|(_, alias)| alias == name).map_or(name, |(own, _)| own)
+    }
+}
+
+fn allowed(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_' || c == '-'
+}
+
+fn travels(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(allowed) && !name.starts_with("mcp__") && !RESERVED.contains(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::turn::Tool;
+
+    #[test]
+    fn reserved_names_travel_under_an_alias_that_collides_with_nothing() {
+        let tool = |name: &str| Tool { name: name.into(), description: String::new(), parameters: "{}".into() };
+        let names = ["get_weather", "exec_command", "client_exec_command", "mcp__x", "a.b", "a b"];
+        let request = TurnRequest { tools: names.iter().map(|name| tool(name)).collect(), ..TurnRequest::default() };
+        let map = ToolNames::of(&request);
+        assert_eq!(map.outward("get_weather"), "get_weather");
+        assert_eq!(map.outward("exec_command"), "client_exec_command_");
+        let outward: std::collections::BTreeSet<&str> = names.iter().map(|name| map.outward(name)).collect();
+        assert_eq!(outward.len(), names.len());
+        for name in names {
+            assert!(travels(map.outward(name)));
+            assert_eq!(map.inward(map.outward(name)), name);
+        }
+        assert_eq!(map.inward("never_offered"), "never_offered");
+    }
+}

@@ -1,0 +1,525 @@
+//! One codex process with all that belongs to it: connection, dialect, capabilities, home, models. It goes with all of it.
+
+use std::fs::{self, Metadata};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::binary::{self, Binary};
+use super::connection::{CallError, Connection};
+use super::dialect::capabilities::Capabilities;
+use super::dialect::{Dialect, Session, catalog, profile};
+use super::home::{Base, Home, write_private};
+use super::inherit::{self, Inherited, Outside, Person};
+use super::process::{self, Group, Launch, Starting};
+use super::router::Cause;
+use crate::config::{Config, Profile, PromptMode, ProtocolChoice, names};
+use crate::deadline::Deadline;
+use crate::turn::{Model, Models};
+
+/// Longest wait for what is asked once at start and is not needed to serve.
+const ASK: Duration = Duration::from_secs(3);
+/// How many keys a codex may refuse before it is given up.
+const REFUSALS: usize = 8;
+
+/// What a file looked like: a change of any of these is a change.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Stamp {
+    modified: (i64, i64),
+    len: u64,
+    inode: u64,
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let of =
+            |meta: Metadata| Self { modified: (meta.mtime(), meta.mtime_nsec()), len: meta.len(), inode: meta.ino() };
+        fs::metadata(path).ok().map(of)
+    }
+}
+
+/// Everything on disk that a generation was made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sources {
+    binary: Result<Binary, String>,
+    binary_stamp: Option<Stamp>,
+    auth: Option<Stamp>,
+    config: Option<Stamp>,
+}
+
+impl Sources {
+    /// Looks at the disk. A few system calls.
+    pub fn look(config: &Config) -> Self {
+        let binary = binary::resolve(&config.codex_bin, std::env::var_os("PATH").as_deref());
+        let home = &config.codex_home.path;
+        Self {
+            binary_stamp: binary.as_ref().ok().and_then(|binary| Stamp::of(&binary.path)),
+            binary,
+            auth: Stamp::of(&home.join("auth.json")),
+            config: Stamp::of(&home.join("config.toml")),
+        }
+    }
+}
+
+/// What was learned from earlier starts.
+#[derive(Debug, Default)]
+pub struct Knowledge {
+    /// Keys that this binary refused.
+    refused: (Option<Stamp>, Vec<String>),
+    /// Whether the service wants codex's own base instructions.
+    pub stock_instructions: bool,
+    /// The person's configuration as this binary read it.
+    person: Option<(Sources, Arc<Person>)>,
+    /// What has been said once.
+    said: Vec<String>,
+}
+
+impl Knowledge {
+    fn say_once(&mut self, words: &str) {
+        if !self.said.iter().any(|said| said == words) {
+            log::warn!("{words}");
+            self.said.push(words.to_owned());
+        }
+    }
+}
+
+/// A codex in service, or one that finishes its turns.
+#[derive(Debug)]
+pub struct Generation {
+    /// Counts from one.
+    pub number: u64,
+    /// The wire.
+    pub connection: Arc<Connection>,
+    /// The protocol.
+    pub dialect: Dialect,
+    /// What this version can do.
+    pub capabilities: Capabilities,
+    /// What can be asked for.
+    pub models: Arc<Models>,
+    /// Why turns would fail for want of credentials.
+    pub unusable: Option<String>,
+    /// What it was made from.
+    pub sources: Sources,
+    /// Turns that run on it.
+    pub turns: AtomicUsize,
+    model: Option<String>,
+    base_instructions: Option<String>,
+    sandbox: &'static str,
+    cwd: String,
+    lean: bool,
+    joined: bool,
+    // Last: removed when nothing uses it any more.
+    home: Home,
+}
+
+impl Generation {
+    /// What is the same for all its turns.
+    pub fn session(&self) -> Session<'_> {
+        Session {
+            model: self.model.as_deref(),
+            cwd: &self.cwd,
+            sandbox: self.sandbox,
+            base_instructions: self.base_instructions.as_deref(),
+            lean: self.lean,
+            joined: self.joined,
+        }
+    }
+
+    /// `native` or `joined`.
+    pub fn prompt(&self) -> &'static str {
+        if self.joined { "joined" } else { "native" }
+    }
+
+    /// What this version or home cannot do, and what it costs.
+    pub fn degraded(&self) -> Vec<String> {
+        let mut degraded = self.capabilities.degraded(self.lean);
+        if self.lean && self.base_instructions.is_none() {
+            degraded.push(
+                "the model's service takes codex's own base instructions only: they are in each request".to_owned(),
+            );
+        }
+        degraded
+    }
+
+    /// Memory in bytes; `None` once it is gone.
+    pub fn resident(&self) -> Option<u64> {
+        self.connection.group.resident()
+    }
+
+    /// Bytes of its databases.
+    pub fn disk(&self) -> u64 {
+        self.home.disk()
+    }
+
+    /// How many turns run on it.
+    pub fn running(&self) -> usize {
+        self.turns.load(Ordering::Acquire)
+    }
+
+    /// Whether its process is still there, as far as is known.
+    pub fn is_alive(&self) -> bool {
+        self.connection.router.closed().is_none()
+    }
+}
+
+/// Everything that one start needs.
+pub struct Start<'a> {
+    /// The settings.
+    pub config: &'a Config,
+    /// The number of the generation.
+    pub number: u64,
+    /// What it is to be made from.
+    pub sources: Sources,
+    /// What earlier starts taught.
+    pub knowledge: &'a mut Knowledge,
+    /// Where the process can be found while it starts.
+    pub starting: &'a Starting,
+}
+
+impl Start<'_> {
+    /// Makes a home, starts codex on it and asks what has to be known. Takes as long as the deadlines allow.
+    ///
+    /// # Errors
+    /// Words for a person.
+    pub fn run(mut self, on_end: impl Fn(Cause) + Clone + Send + 'static) -> Result<Generation, String> {
+        let began = Instant::now();
+        let lean = self.config.profile == Profile::Lean;
+        let binary = self.sources.binary.clone()?;
+        if binary.launcher {
+            self.knowledge
+                .say_once("CODEX_BIN is npm's launcher and its native binary was not found: codex costs more memory");
+        }
+        if self.knowledge.refused.0 != self.sources.binary_stamp {
+            self.knowledge.refused = (self.sources.binary_stamp.clone(), Vec::new());
+        }
+        let base = Base::open(&self.config.codex_home.path)?;
+        let person = if self.sources.config.is_some() { self.person(&base, &binary)? } else { Arc::default() };
+        let inherited = person.inherit(&Outside {
+            model: self.config.codex_model.as_deref(),
+            provider: self.config.force_provider.as_deref(),
+            api_key: self.config.openai_api_key.as_ref(),
+            logged_in: self.sources.auth.is_some(),
+        });
+        inherited.warnings.iter().for_each(|warning| self.knowledge.say_once(warning));
+        let home = base.create_home()?;
+        self.furnish(&home, &inherited)?;
+        let codex_home = if lean { home.dir() } else { &self.config.codex_home.path };
+        let catalog = if lean { self.catalog(&base, &home, &binary, &inherited) } else { None };
+        let (connection, agent) = loop {
+            let args = profile::arguments(&profile::Overrides {
+                lean,
+                sandbox: self.config.sandbox.as_str(),
+                model: self.config.codex_model.as_deref(),
+                provider: if lean {
+                    inherited.provider.as_deref().map(|provider| (provider, None))
+                } else if inherited.definition.is_some() {
+                    inherited.provider.as_deref().map(|provider| (provider, inherited.definition.as_deref()))
+                } else {
+                    self.config.force_provider.as_deref().map(|provider| (provider, None))
+                },
+                sqlite: &home.sqlite(),
+                catalog: catalog.as_deref(),
+                refused: &self.knowledge.refused.1,
+            });
+            log::info!("spawning (app-server): {} {}", binary.path.display(), args.join(" "));
+            let launch = self.launch(&binary, &args, codex_home, &home);
+            match self.connect(&launch, on_end.clone()) {
+                Ok(connected) => break connected,
+                Err(Unconnected::Refused(key)) if self.knowledge.refused.1.len() < REFUSALS => {
+                    log::info!("this codex does not take `{key}`; starting without it");
+                    self.knowledge.refused.1.push(key);
+                }
+                Err(Unconnected::Refused(key)) => {
+                    return Err(format!("codex refuses too many settings, such as `{key}`"));
+                }
+                Err(Unconnected::Failed(words)) => return Err(words),
+            }
+        };
+        let generation = self.settle(connection, &agent, inherited, home, lean);
+        self.starting.clear();
+        let generation = generation?;
+        let version =
+            generation.capabilities.version.map_or("of unknown version".to_owned(), |version| version.to_string());
+        log::info!(
+            "app-server {} is ready after {} ms: codex {version}, protocol {}, prompt {}, pid {}",
+            generation.number,
+            began.elapsed().as_millis(),
+            generation.dialect.name(),
+            generation.prompt(),
+            generation.connection.group.pid(),
+        );
+        generation.capabilities.remark().iter().for_each(|remark| self.knowledge.say_once(remark));
+        generation.degraded().iter().for_each(|line| self.knowledge.say_once(line));
+        Ok(generation)
+    }
+
+    fn launch<'l>(&self, binary: &'l Binary, args: &'l [String], codex_home: &'l Path, home: &Home) -> LaunchIn<'l> {
+        LaunchIn { binary, args, codex_home, cwd: home.scratch(), tag: format!("app-server {}", self.number) }
+    }
+
+    /// Puts into a home what codex needs there.
+    fn furnish(&mut self, home: &Home, inherited: &Inherited) -> Result<(), String> {
+        let failed = |e: std::io::Error| format!("a home for codex cannot be furnished: {e}");
+        let person = &self.config.codex_home.path;
+        home.link(person, "auth.json").map_err(failed)?;
+        // Sent upstream; made anew where it is missing.
+        if let Ok(id) = fs::read(person.join("installation_id")) {
+            write_private(&home.dir().join("installation_id"), &id).map_err(failed)?;
+        }
+        write_private(&home.dir().join("config.toml"), inherited.config.as_bytes()).map_err(failed)?;
+        if self.config.profile == Profile::Lean && person.join(".env").exists() {
+            self.knowledge.say_once(
+                "CODEX_HOME has a .env, which is not carried over: put the variables that a provider needs \
+                 into the environment of this program",
+            );
+        }
+        Ok(())
+    }
+
+    /// The person's configuration, as codex reads it on a home that holds nothing but a link to it.
+    fn person(&mut self, base: &Base, binary: &Binary) -> Result<Arc<Person>, String> {
+        if let Some((sources, person)) = &self.knowledge.person
+            && (&sources.config, &sources.binary_stamp) == (&self.sources.config, &self.sources.binary_stamp)
+        {
+            return Ok(Arc::clone(person));
+        }
+        let home = base.create_home()?;
+        let linked = home.link(&self.config.codex_home.path, "config.toml");
+        linked.map_err(|e| format!("config.toml cannot be linked: {e}"))?;
+        let sqlite = format!("sqlite_home={}", json!(home.sqlite().to_string_lossy()));
+        let args = ["app-server", "--config", "features.plugins=false", "--config", &sqlite].map(String::from);
+        let launch = self.launch(binary, &args, home.dir(), &home);
+        let connected = self.connect(&launch, |_| {});
+        let (connection, _) = connected.map_err(|e| match e {
+            Unconnected::Failed(words) => words,
+            Unconnected::Refused(key) => format!("codex refuses `{key}` of config.toml"),
+        })?;
+        let deadline = Deadline::after(names::APP_SERVER_START, self.config.app_server_start);
+        let result = connection.call("config/read", json!({"includeLayers": false}), &deadline);
+        end(&connection);
+        let person = match result {
+            Ok(result) => Arc::new(inherit::read(&result)?),
+            Err(CallError::Refused(error)) => {
+                return Err(format!("codex does not take config.toml: {}", error.message.trim()));
+            }
+            Err(CallError::Closed(cause)) => {
+                return Err(format!("codex does not take config.toml: {}", explain(&connection.group, &cause)));
+            }
+            Err(CallError::Deadline(words)) => return Err(words),
+        };
+        self.knowledge.person = Some((self.sources.clone(), Arc::clone(&person)));
+        Ok(person)
+    }
+
+    /// The derived catalog, kept beside the homes until codex or, where it lists by account, the login changes.
+    fn catalog(&mut self, base: &Base, home: &Home, binary: &Binary, inherited: &Inherited) -> Option<PathBuf> {
+        let keep = self.knowledge.stock_instructions;
+        let bundled = !(inherited.builtin && self.sources.auth.is_some());
+        let mut hasher = DefaultHasher::new();
+        let account = if bundled { None } else { Some((&self.sources.auth, &inherited.config)) };
+        (&binary.path, &self.sources.binary_stamp, account, keep, env!("CARGO_PKG_VERSION")).hash(&mut hasher);
+        let kept = base.file(&format!("catalog-{:016x}.json", hasher.finish()));
+        let own = home.dir().join("catalog.json");
+        if fs::copy(&kept, &own).is_ok() {
+            return Some(own);
+        }
+        let make = |bundled| {
+            let args = catalog::arguments(bundled, &home.sqlite());
+            catalog::make(&self.launch(binary, &args, home.dir(), home).as_launch(), self.starting, keep)
+        };
+        let made = make(bundled).or_else(|words| if bundled { Err(words) } else { make(true) });
+        let written = made.and_then(|catalog| {
+            base.forget_files("catalog-");
+            write_private(&own, &catalog).and_then(|()| write_private(&kept, &catalog)).map_err(|e| e.to_string())
+        });
+        match written {
+            Ok(()) => Some(own),
+            Err(words) => {
+                log::warn!(
+                    "`codex debug models` {words}: codex's own catalog is used, with the tools and texts that it adds"
+                );
+                None
+            }
+        }
+    }
+
+    fn connect(
+        &self,
+        launch: &LaunchIn<'_>,
+        on_end: impl FnOnce(Cause) + Send + 'static,
+    ) -> Result<(Arc<Connection>, String), Unconnected> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Reply {
+            #[serde(default)]
+            user_agent: String,
+        }
+        let failed = |words: String| Unconnected::Failed(words);
+        let deadline = Deadline::after(names::APP_SERVER_START, self.config.app_server_start);
+        let started =
+            process::start(&launch.as_launch()).map_err(|e| failed(format!("codex cannot be started: {e}")))?;
+        self.starting.set(&started.group);
+        let connection = Connection::open(started, self.config.debug_app_server, on_end)
+            .map_err(|e| failed(format!("no thread for codex: {e}")))?;
+        let params = json!({
+            "clientInfo": {"name": "codex-completions", "title": "codex-completions", "version": env!("CARGO_PKG_VERSION")},
+            "capabilities": {"experimentalApi": true},
+        });
+        let words = match connection.call("initialize", params, &deadline) {
+            Ok(result) => match serde_json::from_str::<Reply>(&result) {
+                Ok(reply) => {
+                    connection.notify("initialized");
+                    return Ok((connection, reply.user_agent));
+                }
+                Err(e) => format!("codex answered initialize in an unknown form: {e}"),
+            },
+            Err(CallError::Closed(cause)) => {
+                let words = connection.group.last_words();
+                return Err(match profile::refused_key(&words) {
+                    Some(key) => Unconnected::Refused(key),
+                    None => failed(explain(&connection.group, &cause)),
+                });
+            }
+            Err(CallError::Refused(error)) => format!("codex refused initialize: {}", error.message),
+            Err(CallError::Deadline(words)) => words,
+        };
+        connection.group.kill();
+        Err(failed(words))
+    }
+
+    /// Asks what has to be known before the first turn. What cannot be answered stays open: it is no failure.
+    fn settle(
+        &mut self,
+        connection: Arc<Connection>,
+        agent: &str,
+        inherited: Inherited,
+        home: Home,
+        lean: bool,
+    ) -> Result<Generation, String> {
+        let capabilities = Capabilities::of(agent);
+        let pinned = self.config.protocol == ProtocolChoice::V1;
+        let capabilities = match capabilities {
+            Ok(_) if pinned => Err(format!("{}=v1: this codex speaks v2 only", names::PROTOCOL)),
+            other => other,
+        };
+        let capabilities = capabilities.inspect_err(|_| end(&connection))?;
+        let deadline = Deadline::after(names::APP_SERVER_START, ASK);
+        let unusable = unusable(&connection, inherited.env_key.as_deref(), &deadline);
+        let models = models(&connection, &inherited, &deadline);
+        let base = lean.then(|| self.config.base_instructions.clone()).filter(|_| !self.knowledge.stock_instructions);
+        Ok(Generation {
+            number: self.number,
+            dialect: Dialect::V2,
+            capabilities,
+            model: models.default.clone(),
+            models: Arc::new(models),
+            unusable,
+            sources: self.sources.clone(),
+            turns: AtomicUsize::new(0),
+            base_instructions: base,
+            sandbox: self.config.sandbox.as_str(),
+            cwd: home.scratch().to_string_lossy().into_owned(),
+            lean,
+            joined: self.config.prompt_mode == PromptMode::Joined,
+            connection,
+            home,
+        })
+    }
+}
+
+/// A [`Launch`] that owns its working directory.
+struct LaunchIn<'a> {
+    binary: &'a Binary,
+    args: &'a [String],
+    codex_home: &'a Path,
+    cwd: PathBuf,
+    tag: String,
+}
+
+impl LaunchIn<'_> {
+    fn as_launch(&self) -> Launch<'_> {
+        Launch { binary: self.binary, args: self.args, home: self.codex_home, cwd: &self.cwd, tag: self.tag.clone() }
+    }
+}
+
+enum Unconnected {
+    Refused(String),
+    Failed(String),
+}
+
+/// Ends a process that was only asked something.
+fn end(connection: &Connection) {
+    connection.close_stdin();
+    connection.group.terminate();
+}
+
+/// Why it ended, with what it said last.
+fn explain(group: &Group, cause: &Cause) -> String {
+    let words = group.last_words();
+    let complaint: Vec<&str> = words
+        .iter()
+        .map(|line| line.trim())
+        .skip_while(|line| !line.starts_with("Error"))
+        .take_while(|line| !line.starts_with("Stack backtrace"))
+        .collect();
+    if complaint.is_empty() { cause.to_string() } else { format!("{cause}: {}", complaint.join(" ")) }
+}
+
+/// Why turns would fail for want of credentials, if that is certain.
+fn unusable(connection: &Connection, env_key: Option<&str>, deadline: &Deadline) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Reply {
+        #[serde(default)]
+        account: Option<serde_json::Value>,
+        #[serde(default)]
+        requires_openai_auth: bool,
+    }
+    if let Some(name) = env_key.filter(|name| std::env::var_os(name).is_none_or(|value| value.is_empty())) {
+        return Some(format!("the environment variable {name}, which holds the provider's key, is not set"));
+    }
+    let reply = connection.call("account/read", json!({}), deadline).ok()?;
+    let reply: Reply = serde_json::from_str(&reply).ok()?;
+    (reply.requires_openai_auth && reply.account.is_none())
+        .then(|| "codex is not logged in: run `codex login`, or set OPENAI_API_KEY".to_owned())
+}
+
+fn models(connection: &Connection, inherited: &Inherited, deadline: &Deadline) -> Models {
+    #[derive(Deserialize)]
+    struct Reply {
+        data: Vec<Entry>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Entry {
+        id: String,
+        #[serde(default)]
+        is_default: bool,
+        #[serde(default)]
+        supported_reasoning_efforts: Vec<Effort>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Effort {
+        reasoning_effort: String,
+    }
+    let reply = connection.call("model/list", json!({}), deadline).ok();
+    let reply: Option<Reply> = reply.and_then(|reply| serde_json::from_str(&reply).ok());
+    let entries = reply.map(|reply| reply.data).unwrap_or_default();
+    let default = entries.iter().find(|entry| entry.is_default).or(entries.first()).map(|entry| entry.id.clone());
+    let open = inherited.open || entries.is_empty();
+    let listed = entries
+        .into_iter()
+        .map(|entry| Model {
+            id: entry.id,
+            efforts: entry.supported_reasoning_efforts.into_iter().map(|effort| effort.reasoning_effort).collect(),
+        })
+        .collect();
+    Models { default: inherited.model.clone().or(default), listed, open }
+}

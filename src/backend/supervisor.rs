@@ -1,0 +1,616 @@
+//! Which generation serves. One mechanism for a codex that died, no longer answers, has grown, or was made from files
+//! that have changed: the next one is brought up beside it and takes over; the old one finishes its turns and goes.
+//!
+//! The supervisor's thread decides and never waits for codex; starts run on a thread of their own.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select, unbounded};
+use serde_json::json;
+
+use super::active_turn::{ActiveTurn, Lease, Unstarted};
+use super::generation::{Generation, Knowledge, Sources, Start};
+use super::process::Starting;
+use super::router::{Cause, Reply};
+use crate::config::Config;
+use crate::deadline::{Cancel, Deadline};
+use crate::threads;
+use crate::turn::{Models, TurnError, TurnErrorKind, TurnRequest};
+
+/// Time between pings while turns run, and otherwise.
+const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// How long a ping may take.
+const PONG: Duration = Duration::from_secs(5);
+/// Time between looks at the files.
+const LOOK: Duration = Duration::from_millis(500);
+/// Least time between two measurements of memory.
+const MEASURE: Duration = Duration::from_millis(250);
+/// How long a retired process gets after each of: EOF, TERM.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// A process that lived this long after it was ready did not die in a row.
+const STEADY: Duration = Duration::from_secs(10);
+/// First and longest wait before a start after repeated failures.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Bytes of databases that count as growth.
+const DISK: u64 = 64 * 1024 * 1024;
+
+/// What the supervisor is told.
+#[derive(Debug)]
+pub enum Event {
+    /// A process is gone.
+    Ended(u64, Cause),
+    /// A start is over.
+    Started(Box<(Result<Generation, String>, Sources, Knowledge)>),
+    /// A generation does not do what it is told.
+    Suspect(u64, &'static str),
+    /// A turn gave its place back.
+    TurnEnded,
+    /// A request came: look at the files.
+    Look,
+    /// The service wants codex's own base instructions.
+    InstructionsRefused,
+    /// End everything.
+    Stop,
+}
+
+#[derive(Debug)]
+struct State {
+    current: Option<Arc<Generation>>,
+    models: Option<Arc<Models>>,
+    reason: String,
+    waiting: Vec<Sender<()>>,
+    stopping: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    config: Arc<Config>,
+    events: Sender<Event>,
+    starting: Starting,
+    began: Instant,
+    moved: AtomicU64,
+    started: AtomicU64,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake_waiting(state: &mut State) {
+        // A place is kept for the word; a waiter that has left does not matter.
+        for waiter in state.waiting.drain(..) {
+            let _ = waiter.try_send(());
+        }
+    }
+}
+
+/// What `/readyz` says.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Whether turns can be served.
+    pub ready: bool,
+    /// Why not, or that it is.
+    pub reason: String,
+    /// Version, dialect, prompt mode and what is degraded, once a codex is there.
+    pub codex: Option<CodexStatus>,
+}
+
+/// The codex in service.
+#[derive(Clone, Debug)]
+pub struct CodexStatus {
+    /// `0.169.0`.
+    pub version: String,
+    /// `v2`.
+    pub dialect: &'static str,
+    /// `native` or `joined`.
+    pub prompt: &'static str,
+    /// What this version or home cannot do, and what it costs.
+    pub degraded: Vec<String>,
+}
+
+/// The handle of requests. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Supervisor(Arc<Shared>);
+
+/// The supervisor's thread.
+#[derive(Debug)]
+pub struct Running {
+    thread: JoinHandle<()>,
+    done: Receiver<()>,
+    shared: Arc<Shared>,
+}
+
+impl Supervisor {
+    /// Starts the supervisor, and with it the first codex.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn start(config: Arc<Config>) -> std::io::Result<(Self, Running)> {
+        let (events, inbox) = unbounded();
+        let state = State {
+            current: None,
+            models: None,
+            reason: "codex is being started".to_owned(),
+            waiting: Vec::new(),
+            stopping: false,
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            config,
+            events,
+            starting: Starting::default(),
+            began: Instant::now(),
+            moved: AtomicU64::new(0),
+            started: AtomicU64::new(0),
+        });
+        let (sender, done) = bounded::<()>(0);
+        let task = Task::new(Arc::clone(&shared));
+        let thread = threads::spawn("supervisor", move || {
+            task.run(&inbox);
+            drop(sender);
+        })?;
+        Ok((Self(Arc::clone(&shared)), Running { thread, done, shared }))
+    }
+
+    /// Starts a turn on the current generation, after waiting for one until `wait` if need be. A generation that is lost
+    /// before anything reached the model is replaced by the next.
+    ///
+    /// # Errors
+    /// Why there is no turn.
+    pub fn start_turn(&self, request: &TurnRequest, wait: &Deadline, cancel: &Cancel) -> Result<ActiveTurn, TurnError> {
+        loop {
+            let lease = self.lease(wait, cancel)?;
+            match ActiveTurn::start(lease, &self.0.config, request, cancel) {
+                Ok(turn) => return Ok(turn),
+                Err(Unstarted::Failed(error)) => return Err(error),
+                Err(Unstarted::Lost(error)) if wait.passed() => return Err(error),
+                Err(Unstarted::Lost(error)) => log::info!("a turn moves on to the next app-server: {error}"),
+            }
+        }
+    }
+
+    /// The models that can be asked for: at once if they were ever known, else as soon as they are.
+    ///
+    /// # Errors
+    /// No codex by the deadline.
+    pub fn models(&self, wait: &Deadline, cancel: &Cancel) -> Result<Arc<Models>, TurnError> {
+        let known = self.0.state().models.clone();
+        match known {
+            Some(models) => Ok(models),
+            None => self.wait_for(wait, cancel, |state| state.models.clone().map(Ok)),
+        }
+    }
+
+    fn lease(&self, wait: &Deadline, cancel: &Cancel) -> Result<Lease, TurnError> {
+        let _ = self.0.events.send(Event::Look);
+        self.wait_for(wait, cancel, |state| {
+            let current = state.current.as_ref().filter(|current| current.is_alive())?;
+            match &current.unusable {
+                None => Some(Ok(Lease::take(current, &self.0.events))),
+                // Somebody may have logged in just now; then the next generation is on its way.
+                Some(_) if Sources::look(&self.0.config) != current.sources => None,
+                Some(words) => Some(Err(TurnError::new(TurnErrorKind::Unauthorized, format!("{words}.")))),
+            }
+        })
+    }
+
+    fn wait_for<T>(
+        &self,
+        wait: &Deadline,
+        cancel: &Cancel,
+        look: impl Fn(&State) -> Option<Result<T, TurnError>>,
+    ) -> Result<T, TurnError> {
+        loop {
+            let woken = {
+                let mut state = self.0.state();
+                if state.stopping {
+                    let words = "The server is being stopped.";
+                    return Err(TurnError::new(TurnErrorKind::ShuttingDown, words));
+                }
+                if let Some(found) = look(&state) {
+                    return found;
+                }
+                let (sender, woken) = bounded(1);
+                state.waiting.push(sender);
+                woken
+            };
+            if let Some(cause) = cancel.cause() {
+                return Err(cause.error());
+            }
+            select! {
+                recv(woken) -> _ => {}
+                recv(cancel.wake()) -> _ => {}
+                default(wait.left()) => {
+                    let reason = self.0.state().reason.clone();
+                    let words = format!("No app-server within {}: {reason}.", wait.describe());
+                    return Err(TurnError::new(TurnErrorKind::Unavailable, words));
+                }
+            }
+        }
+    }
+
+    /// Whether turns can be served, and by what.
+    pub fn status(&self) -> Status {
+        let state = self.0.state();
+        let Some(current) = state.current.as_ref().filter(|current| current.is_alive()) else {
+            return Status { ready: false, reason: state.reason.clone(), codex: None };
+        };
+        let codex = CodexStatus {
+            version: current.capabilities.version.map_or("unknown".to_owned(), |version| version.to_string()),
+            dialect: current.dialect.name(),
+            prompt: current.prompt(),
+            degraded: current.degraded(),
+        };
+        let reason = match (&current.unusable, state.stopping) {
+            (_, true) => Some("the server is being stopped".to_owned()),
+            (Some(words), _) => Some(words.clone()),
+            (None, false) => None,
+        };
+        Status { ready: reason.is_none(), reason: reason.unwrap_or_else(|| "ok".to_owned()), codex: Some(codex) }
+    }
+
+    /// How long the supervisor's thread has not moved.
+    pub fn still_for(&self) -> Duration {
+        self.0.began.elapsed().saturating_sub(Duration::from_millis(self.0.moved.load(Ordering::Relaxed)))
+    }
+
+    /// How many starts of codex there were.
+    pub fn starts(&self) -> u64 {
+        self.0.started.load(Ordering::Relaxed)
+    }
+
+    /// From now on no turn is started.
+    pub fn stop_accepting(&self) {
+        let mut state = self.0.state();
+        state.stopping = true;
+        Shared::wake_waiting(&mut state);
+    }
+}
+
+impl Running {
+    /// Ends every codex, and with them the thread.
+    pub fn stop(self, limit: Duration) {
+        let _ = self.shared.events.send(Event::Stop);
+        if self.done.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+            log::error!("the app-server could not be ended within {} ms", limit.as_millis());
+        } else {
+            let _ = self.thread.join();
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Leaving {
+    Eof(Instant),
+    Term(Instant),
+    Killed,
+}
+
+/// A generation as the supervisor sees it.
+#[derive(Debug)]
+struct Tracked {
+    generation: Arc<Generation>,
+    ready_at: Instant,
+    baseline: Option<u64>,
+    next_ping: Instant,
+    pong: Option<(Receiver<Reply>, Instant)>,
+    leaving: Option<Leaving>,
+}
+
+/// What only the supervisor's thread touches.
+struct Task {
+    shared: Arc<Shared>,
+    tracked: Vec<Tracked>,
+    starting: bool,
+    number: u64,
+    failures: u32,
+    not_before: Instant,
+    next_look: Instant,
+    next_measure: Instant,
+    measure: bool,
+    want: Option<&'static str>,
+    refused: Option<Sources>,
+    knowledge: Knowledge,
+    stock_instructions: bool,
+    stopping: bool,
+}
+
+impl Task {
+    fn new(shared: Arc<Shared>) -> Self {
+        let now = Instant::now();
+        Self {
+            shared,
+            tracked: Vec::new(),
+            starting: false,
+            number: 0,
+            failures: 0,
+            not_before: now,
+            next_look: now + LOOK,
+            next_measure: now,
+            measure: false,
+            want: None,
+            refused: None,
+            knowledge: Knowledge::default(),
+            stock_instructions: false,
+            stopping: false,
+        }
+    }
+
+    fn run(mut self, inbox: &Receiver<Event>) {
+        loop {
+            let now = Instant::now();
+            let moved = now.duration_since(self.shared.began).as_millis();
+            self.shared.moved.store(u64::try_from(moved).unwrap_or(u64::MAX), Ordering::Relaxed);
+            let next = self.tick(now);
+            if self.stopping && self.tracked.is_empty() && !self.starting {
+                return;
+            }
+            match inbox.recv_deadline(next) {
+                Ok(event) => {
+                    self.take_in(event);
+                    // Several at once cost one look.
+                    inbox.try_iter().for_each(|event| self.take_in(event));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn current(&self) -> Option<&Arc<Generation>> {
+        self.tracked.last().filter(|tracked| tracked.leaving.is_none()).map(|tracked| &tracked.generation)
+    }
+
+    fn take_in(&mut self, event: Event) {
+        match event {
+            Event::Ended(number, cause) => self.ended(number, &cause),
+            Event::Started(outcome) => {
+                let (result, sources, knowledge) = *outcome;
+                self.knowledge = knowledge;
+                self.started(result, sources);
+            }
+            Event::Suspect(number, why) => {
+                if let Some(tracked) = self.tracked.iter().find(|tracked| tracked.generation.number == number) {
+                    log::error!("app-server {number} is ended: {why}");
+                    tracked.generation.connection.router.close(Cause::new(format!("the app-server was ended: {why}")));
+                    tracked.generation.connection.group.kill();
+                }
+            }
+            Event::TurnEnded => self.measure = true,
+            Event::Look => self.next_look = Instant::now(),
+            Event::InstructionsRefused => {
+                if !std::mem::replace(&mut self.stock_instructions, true) {
+                    log::warn!("the model's service refuses the base instructions: codex's own are used from now on");
+                    self.want = Some("the service wants codex's own instructions");
+                }
+            }
+            Event::Stop => {
+                self.stopping = true;
+                self.shared.starting.stop();
+            }
+        }
+    }
+
+    fn ended(&mut self, number: u64, cause: &Cause) {
+        // An attempt of the same start may have ended before the one that succeeded.
+        let gone = |tracked: &Tracked| tracked.generation.number == number && !tracked.generation.is_alive();
+        let Some(at) = self.tracked.iter().position(gone) else { return };
+        let tracked = self.tracked.remove(at);
+        let (ignored, broken) = tracked.generation.connection.router.counts();
+        let counts = format!("{ignored} of its lines concerned no turn, {broken} could not be read");
+        if tracked.leaving.is_some() {
+            log::info!("app-server {number} has gone; {counts}");
+        } else if !self.stopping {
+            log::error!("{cause} (number {number}, pid {}); {counts}", tracked.generation.connection.group.pid());
+            if tracked.ready_at.elapsed() >= STEADY {
+                self.failures = 0;
+            }
+            self.fail(cause.to_string());
+        }
+        let mut state = self.shared.state();
+        if state.current.as_ref().is_some_and(|current| current.number == number) {
+            state.current = None;
+        }
+    }
+
+    /// Counts a death or a start in vain. The first in a row is followed by a start at once.
+    fn fail(&mut self, reason: String) {
+        let steps = self.failures;
+        self.failures += 1;
+        let pause = match steps {
+            0 => Duration::ZERO,
+            _ => BACKOFF.0.saturating_mul(1 << (steps - 1).min(10)).min(BACKOFF.1).mul_f64(jitter()),
+        };
+        self.not_before = Instant::now() + pause;
+        self.shared.state().reason = reason;
+    }
+
+    fn started(&mut self, result: Result<Generation, String>, sources: Sources) {
+        self.starting = false;
+        match result {
+            // It may have died between its last answer and now; then its end has been told already.
+            Ok(generation) if !generation.is_alive() => self.fail("the app-server ended while it started".to_owned()),
+            Ok(generation) => {
+                self.refused = None;
+                self.want = None;
+                let generation = Arc::new(generation);
+                let now = Instant::now();
+                let mut state = self.shared.state();
+                state.models = Some(Arc::clone(&generation.models));
+                state.current = Some(Arc::clone(&generation));
+                Shared::wake_waiting(&mut state);
+                drop(state);
+                self.tracked.push(Tracked {
+                    generation,
+                    ready_at: now,
+                    baseline: None,
+                    next_ping: now + PING.0,
+                    pong: None,
+                    leaving: None,
+                });
+            }
+            Err(words) => {
+                if self.current().is_some() {
+                    log::error!("the next app-server cannot take over, the old one stays: {words}");
+                    self.want = None;
+                } else if self.shared.state().reason != words {
+                    log::error!("no app-server: {words}");
+                }
+                self.refused = Some(sources);
+                self.fail(words);
+            }
+        }
+    }
+
+    /// Does what is due and returns when to come back. Level-triggered: it looks at how things are.
+    fn tick(&mut self, now: Instant) -> Instant {
+        self.ping(now);
+        self.retire(now);
+        if !self.stopping {
+            self.look(now);
+            self.measure(now);
+            self.start_if_wanted(now);
+        }
+        let dues = self.tracked.iter().flat_map(|tracked| {
+            let pong = tracked.pong.as_ref().map(|(_, limit)| *limit);
+            let leaving = match tracked.leaving {
+                Some(Leaving::Eof(at) | Leaving::Term(at)) => Some(at),
+                _ => None,
+            };
+            [Some(tracked.next_ping), pong, leaving].into_iter().flatten()
+        });
+        let own = [Some(self.next_look), self.measure.then_some(self.next_measure), Some(self.not_before)];
+        let own = own.into_iter().flatten().filter(|at| *at > now);
+        dues.chain(own).min().unwrap_or(now + LOOK).max(now + Duration::from_millis(1)).min(now + LOOK)
+    }
+
+    fn ping(&mut self, now: Instant) {
+        let mut silent = Vec::new();
+        for tracked in &mut self.tracked {
+            let generation = &tracked.generation;
+            if let Some((pong, limit)) = &tracked.pong {
+                if pong.try_recv().is_ok() {
+                    tracked.pong = None;
+                    // Before the first answer there is nothing to compare with.
+                    self.measure |= tracked.baseline.is_some();
+                } else if now >= *limit {
+                    tracked.pong = None;
+                    silent.push(generation.number);
+                }
+            }
+            let gap = if generation.running() > 0 { PING.0 } else { PING.1 };
+            // A turn that has begun brings the next ping nearer.
+            tracked.next_ping = tracked.next_ping.min(now + gap);
+            if tracked.pong.is_none() && tracked.leaving.is_none() && now >= tracked.next_ping {
+                tracked.next_ping = now + gap;
+                tracked.pong =
+                    generation.connection.ask(generation.dialect.ping(), json!({})).ok().map(|pong| (pong, now + PONG));
+            }
+        }
+        for number in silent {
+            self.take_in(Event::Suspect(number, "it does not answer"));
+        }
+    }
+
+    /// Everything but the newest leaves once its turns are done; at a stop, the newest too.
+    fn retire(&mut self, now: Instant) {
+        let keep = usize::from(!self.stopping);
+        let old = self.tracked.len().saturating_sub(keep);
+        for tracked in &mut self.tracked[..old] {
+            let connection = &tracked.generation.connection;
+            tracked.leaving = match tracked.leaving {
+                None if tracked.generation.running() > 0 && !self.stopping => continue,
+                None => {
+                    connection.close_stdin();
+                    Some(Leaving::Eof(now + FAREWELL))
+                }
+                Some(Leaving::Eof(at)) if now >= at => {
+                    connection.group.terminate();
+                    Some(Leaving::Term(now + FAREWELL))
+                }
+                Some(Leaving::Term(at)) if now >= at => {
+                    connection.group.kill();
+                    Some(Leaving::Killed)
+                }
+                leaving => leaving,
+            };
+        }
+    }
+
+    fn look(&mut self, now: Instant) {
+        if now < self.next_look {
+            return;
+        }
+        self.next_look = now + LOOK;
+        let Some(current) = self.current() else { return };
+        let sources = Sources::look(&self.shared.config);
+        if sources != current.sources && self.refused.as_ref() != Some(&sources) {
+            self.want = Some("credentials, configuration or binary changed");
+        }
+    }
+
+    fn measure(&mut self, now: Instant) {
+        if !self.measure || now < self.next_measure {
+            return;
+        }
+        self.measure = false;
+        self.next_measure = now + MEASURE;
+        let limit = self.shared.config.app_server_growth_mb.saturating_mul(1024 * 1024);
+        let Some(tracked) = self.tracked.last_mut().filter(|tracked| tracked.leaving.is_none()) else { return };
+        let Some(resident) = tracked.generation.resident() else { return };
+        let baseline = *tracked.baseline.get_or_insert(resident);
+        log::debug!("app-server {}: {} MB", tracked.generation.number, resident >> 20);
+        if resident > baseline.saturating_add(limit) {
+            self.want = Some("its memory has grown");
+        } else if tracked.generation.disk() > DISK {
+            self.want = Some("its log on disk has grown");
+        }
+    }
+
+    fn start_if_wanted(&mut self, now: Instant) {
+        if self.starting || now < self.not_before {
+            return;
+        }
+        match (self.current(), self.want) {
+            (Some(_), None) => return,
+            // One planned change at a time.
+            (Some(_), Some(_)) if self.tracked.len() > 1 => return,
+            (Some(current), Some(why)) => log::info!("app-server {} is replaced: {why}", current.number),
+            (None, _) => {}
+        }
+        self.number += 1;
+        self.starting = true;
+        self.shared.started.fetch_add(1, Ordering::Relaxed);
+        let (shared, number) = (Arc::clone(&self.shared), self.number);
+        let mut knowledge = std::mem::take(&mut self.knowledge);
+        knowledge.stock_instructions = self.stock_instructions;
+        let begun = threads::spawn("codex-start", move || {
+            let sources = Sources::look(&shared.config);
+            let events = shared.events.clone();
+            let on_end = move |cause| drop(events.send(Event::Ended(number, cause)));
+            let made = catch_unwind(AssertUnwindSafe(|| {
+                let (config, starting) = (&shared.config, &shared.starting);
+                let sources = sources.clone();
+                Start { config, number, sources, knowledge: &mut knowledge, starting }.run(on_end)
+            }));
+            let result = made.unwrap_or_else(|_| Err("an error in this program; the log says where".to_owned()));
+            let _ = shared.events.send(Event::Started(Box::new((result, sources, knowledge))));
+        });
+        if let Err(e) = begun {
+            self.starting = false;
+            self.fail(format!("no thread to start codex: {e}"));
+        }
+    }
+}
+
+/// Between 0.75 and 1.25.
+fn jitter() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    0.75 + (RandomState::new().hash_one(0) % 50) as f64 / 100.0
+}
