@@ -2,10 +2,12 @@
 
 pub mod api;
 pub mod backend;
+pub mod cli;
 pub mod config;
 pub mod deadline;
 pub mod exit;
 pub mod http;
+pub mod logs;
 pub mod permits;
 pub mod shutdown;
 pub mod threads;

@@ -3,7 +3,7 @@
 //!
 //! A permit on its way to a waiter travels in a channel of its own. If the waiter leaves at that very moment the
 //! channel is dropped, the permit with it, and a dropped permit goes on to the next: none is ever lost. The lock is
-//! never held while something is sent, dropped or waited for.
+//! never held while a permit is sent, dropped or waited for.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,7 +42,8 @@ struct State {
 /// The right to run one turn; dropping it gives it to the next.
 #[derive(Debug)]
 pub struct Permit {
-    shared: Arc<Shared>,
+    /// `None` once it was given back.
+    shared: Option<Arc<Shared>>,
 }
 
 impl Permits {
@@ -69,24 +70,22 @@ impl Permits {
         drop(state);
 
         let (over, mut wake) = (at(deadline.at), cancel.wake().clone());
-        let error = loop {
+        let result = loop {
             if let Some(cause) = cancel.cause() {
-                break cause.error();
+                break Err(cause.error());
             }
             select! {
-                // The sender stands in the queue until it has served, so that there is always a permit.
-                recv(served) -> permit => if let Ok(permit) = permit { return Ok(permit) },
+                recv(served) -> permit => break permit.map_err(|_| self.too_many(deadline)),
                 // When nobody is left to cancel this is ready for ever.
                 recv(wake) -> told => if told.is_err() { wake = never() },
-                recv(over) -> _ => match served.try_recv() {
-                    Ok(permit) => return Ok(permit),
-                    Err(_) => break self.too_many(deadline),
-                },
+                recv(over) -> _ => break served.try_recv().map_err(|_| self.too_many(deadline)),
             }
         };
-        // Whoever has taken the entry out already serves a channel that is dropped right after this.
-        self.shared.lock().waiters.retain(|(waiting, _)| *waiting != ticket);
-        Err(error)
+        if result.is_err() {
+            // Whoever has taken the entry out already sends into a channel that is dropped right after this.
+            self.shared.lock().waiters.retain(|(waiting, _)| *waiting != ticket);
+        }
+        result
     }
 
     /// A permit if one is free and nobody waits.
@@ -106,7 +105,7 @@ impl Permits {
     }
 
     fn permit(&self) -> Permit {
-        Permit { shared: Arc::clone(&self.shared) }
+        Permit { shared: Some(Arc::clone(&self.shared)) }
     }
 
     fn too_many(&self, deadline: &Deadline) -> TurnError {
@@ -136,17 +135,18 @@ impl State {
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        let Some(shared) = self.shared.take() else { return };
         loop {
-            let mut state = self.shared.lock();
+            let mut state = shared.lock();
             let Some((_, waiter)) = state.waiters.pop_front() else {
                 state.in_use -= 1;
                 return;
             };
             drop(state);
-            match waiter.try_send(Permit { shared: Arc::clone(&self.shared) }) {
+            match waiter.try_send(Permit { shared: Some(Arc::clone(&shared)) }) {
                 Ok(()) => return,
-                // It has left: its permit, which must not come back here by itself, goes on to the next.
-                Err(error) => std::mem::forget(error.into_inner()),
+                // It has left. The next one gets the permit from here and not from another drop.
+                Err(error) => drop(error.into_inner().shared.take()),
             }
         }
     }

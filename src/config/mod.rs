@@ -18,6 +18,7 @@ pub use values::{
     Choice, Env, KeepaliveForm, LogFormat, Notice, Profile, PromptMode, ProtocolChoice, Sandbox, Secret, shown,
 };
 
+pub(crate) use values::escaped;
 use values::{Reader, truth};
 
 /// `sun_path` with its final NUL.

@@ -1,0 +1,55 @@
+//! The log on stderr: one record, one line, whatever stands in it. What clients send can neither start a line of its
+//! own nor move the cursor of a terminal.
+
+use std::io::Write;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use log::Record;
+use serde::Serialize;
+
+use crate::config::{LogFormat, escaped};
+
+/// Sends the log to stderr from now on, in `format`, as far as `filter` (in the form of `RUST_LOG`) lets it. Only the
+/// first call of a process counts.
+pub fn init(format: LogFormat, filter: &str) {
+    let mut builder = env_logger::Builder::new();
+    builder.parse_filters(filter);
+    builder.format(move |out, record| writeln!(out, "{}", line(format, SystemTime::now(), record)));
+    let _ = builder.try_init();
+}
+
+/// The line of `record`, without its end.
+pub fn line(format: LogFormat, now: SystemTime, record: &Record<'_>) -> String {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        ts: &'a str,
+        level: &'a str,
+        target: &'a str,
+        msg: &'a str,
+    }
+    let (ts, level, target) = (timestamp(now), record.level().as_str(), record.target());
+    let msg = record.args().to_string();
+    match format {
+        LogFormat::Text => format!("{ts} {level:5} {target}: {msg}").chars().flat_map(escaped).collect(),
+        // Strings always serialise.
+        LogFormat::Json => serde_json::to_string(&Line { ts: &ts, level, target, msg: &msg }).unwrap_or_default(),
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds: `2026-11-21T10:49:52.123Z`. A clock before 1970 counts as 1970.
+pub fn timestamp(now: SystemTime) -> String {
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    // Days are counted from 1 March of year 0, so that a leap day is the last of its year: eras of 400 years have
+    // 146,097 days, and months from March on have 153 days in five.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year_of_era = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day_of_year = day - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second, millis) = (second / 3_600, second / 60 % 60, second % 60, since.subsec_millis());
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
