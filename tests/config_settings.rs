@@ -1,9 +1,11 @@
 //! Every setting: its default, values that are taken, values that are not.
 
+#![allow(clippy::unwrap_used)]
+
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use codex_completions::config::{
@@ -36,6 +38,9 @@ fn file(name: &str, text: &str, mode: u32) -> PathBuf {
 
 /// A setting, values that it takes with what must then hold, and values that it does not take.
 type Row = (&'static str, Vec<(&'static str, fn(&Config) -> bool)>, Vec<&'static str>);
+
+/// A setting, its field and whether it may be zero.
+type Time = (&'static str, fn(&Config) -> Duration, bool);
 
 fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -89,7 +94,7 @@ fn every_setting_takes_what_it_should_and_names_what_it_does_not() {
         (
             "CODEX_HOME",
             vec![
-                ("/home/x/.codex", |c| c.codex_home.path == PathBuf::from("/home/x/.codex")),
+                ("/home/x/.codex", |c| c.codex_home.path == Path::new("/home/x/.codex")),
                 ("relative", |c| c.codex_home.path.is_absolute() && c.codex_home.path.ends_with("relative")),
             ],
             vec!["~", "~/.codex"],
@@ -202,9 +207,9 @@ fn every_setting_takes_what_it_should_and_names_what_it_does_not() {
         wrong.extend(bad.into_iter().map(|value| (name, value.to_owned())));
         seen.push(name);
     }
-    let times: [(&str, fn(&Config) -> Duration, bool); 12] = [
+    let times: [Time; 11] = [
         ("PROXY_QUEUE_MS", |c| c.queue, true),
-        ("PROXY_TIMEOUT_MS", |c| c.timeout, false),
+        (names::TIMEOUT, |c| c.timeout, false),
         ("PROXY_IDLE_TIMEOUT_MS", |c| c.idle_timeout, false),
         ("PROXY_STREAM_OPEN_MS", |c| c.stream_open, true),
         ("PROXY_SSE_KEEPALIVE_MS", |c| c.sse_keepalive, true),
@@ -214,7 +219,6 @@ fn every_setting_takes_what_it_should_and_names_what_it_does_not() {
         ("PROXY_KEEPALIVE_IDLE_MS", |c| c.keepalive_idle, false),
         ("PROXY_APP_SERVER_START_MS", |c| c.app_server_start, false),
         ("PROXY_SHUTDOWN_GRACE_MS", |c| c.shutdown_grace, true),
-        (names::TIMEOUT, |c| c.timeout, false),
     ];
     for (name, field, zero) in times {
         wrong.extend(time(name, field, zero).into_iter().map(|value| (name, value)));
