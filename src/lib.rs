@@ -7,6 +7,7 @@ pub mod config;
 pub mod deadline;
 pub mod exit;
 pub mod http;
+pub mod keys;
 pub mod logs;
 pub mod permits;
 pub mod shutdown;
