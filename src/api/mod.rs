@@ -1,12 +1,25 @@
 //! The OpenAI side: requests in, answers out. Pure: no I/O, no clock and no ids of its own, so that every byte of an
 //! answer can be tested.
+//!
+//! Every front end turns its JSON into an [`ApiRequest`] and names the [`Encoder`] that writes the answer, so that one
+//! loop serves them all: resolve the model, run [`ApiRequest::choices`] turns, pass each event through the
+//! [`cut::Cutter`] of its choice into the encoder.
 
-use crate::turn::TurnEvent;
+use crate::turn::{Item, TurnEvent, TurnRequest};
 
 pub mod chat;
+pub mod cut;
 pub mod error;
+mod fields;
+mod json;
 pub mod models;
 pub mod prompt;
+mod schema;
+mod tools;
+pub mod usage;
+
+use error::ApiError;
+use json::Node;
 
 /// What an answer carries that comes from outside: who is answered, when, and under which name of the model.
 #[derive(Clone, Debug)]
@@ -19,10 +32,131 @@ pub struct Stamp {
     pub model: String,
 }
 
+/// What the server can do with a request. What is off gets a 400 that says so: nothing that changes the meaning of a
+/// request is dropped in silence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// Tools that the model may call.
+    pub tools: bool,
+    /// Calls and results of tools in the conversation.
+    pub tool_history: bool,
+    /// Images of the user.
+    pub images: bool,
+    /// `response_format` of type `json_object`.
+    pub json_object: bool,
+    /// `response_format` of type `json_schema`.
+    pub schema: bool,
+    /// `stop`.
+    pub stop: bool,
+    /// `max_tokens` and `max_completion_tokens`.
+    pub max_tokens: bool,
+    /// `n` above 1.
+    pub choices: bool,
+}
+
+impl Features {
+    /// Text alone.
+    pub const NONE: Self = Self {
+        tools: false,
+        tool_history: false,
+        images: false,
+        json_object: false,
+        schema: false,
+        stop: false,
+        max_tokens: false,
+        choices: false,
+    };
+    /// What the server can do today.
+    pub const SERVED: Self = Self::NONE;
+
+    fn need(&self, on: bool, node: &Node<'_>, what: &str) -> Result<(), ApiError> {
+        if on { Ok(()) } else { Err(node.unsupported(format_args!("cannot be served: {what} not supported here"))) }
+    }
+}
+
+/// What of the server's settings and abilities a parser has to know.
+#[derive(Clone, Copy, Debug)]
+pub struct ParseOptions {
+    /// What may be asked for.
+    pub features: Features,
+    /// Whether summaries of the model's reasoning are shown (`PROXY_REASONING`). If not, none is asked for.
+    pub reasoning: bool,
+}
+
+/// What of the server's settings an encoder has to know.
+#[derive(Clone, Copy, Debug)]
+pub struct EncodeOptions {
+    /// Whether summaries of the model's reasoning are shown (`PROXY_REASONING`).
+    pub reasoning: bool,
+    /// Whether a keepalive is an empty delta and not a comment (`PROXY_SSE_KEEPALIVE`).
+    pub keepalive_chunk: bool,
+}
+
+/// A validated request of any front end.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiRequest {
+    /// What the model is asked. Model and effort are still to be resolved.
+    pub turn: TurnRequest,
+    /// The model as asked for. `None`: not said.
+    pub model: Option<String>,
+    /// The effort as asked for.
+    pub effort: Option<Effort>,
+    /// Whether the answer is a stream.
+    pub stream: bool,
+    /// Answers wanted to each prompt.
+    pub n: u32,
+    /// What ends an answer early.
+    pub cut: cut::CutRules,
+    /// The form of the answer.
+    pub form: Form,
+}
+
+/// An effort and the field that it came in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effort {
+    /// Such as `low`.
+    pub value: String,
+    /// Such as `reasoning.effort`.
+    pub param: &'static str,
+}
+
+/// The form of an answer: which front end, and what it has to remember of the request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Form {
+    /// `/v1/chat/completions`.
+    Chat(chat::Form),
+}
+
+impl ApiRequest {
+    /// How many turns answer this request; each is one choice.
+    pub fn choices(&self) -> u32 {
+        self.n
+    }
+
+    /// The question of choice `index`.
+    pub fn turn(&self, _index: u32) -> TurnRequest {
+        self.turn.clone()
+    }
+
+    /// What will write the answer.
+    pub fn encoder(&self, stamp: &Stamp, options: EncodeOptions) -> Box<dyn Encoder + Send> {
+        let tally = usage::Tally::new(vec![self.prompt_bytes(&self.turn.history)], self.n);
+        match &self.form {
+            Form::Chat(form) => chat::encode::encoder(self.stream, form, stamp, options, tally),
+        }
+    }
+
+    fn prompt_bytes(&self, history: &[Item]) -> u64 {
+        let tools = self.turn.tools.iter().map(|tool| tool.name.len() + tool.description.len() + tool.parameters.len());
+        prompt::bytes_of(history) + tools.sum::<usize>() as u64
+    }
+}
+
 /// Writes the events of the turns of one request as one front end's answer. A streaming encoder appends frames to `out`
 /// at once; a whole one collects and appends everything in [`Encoder::finish`]. There is one loop for both.
 pub trait Encoder {
-    /// Called once, before the first event and as late as an error may still become a plain HTTP error.
+    /// Begins the answer, once the head is out, when no event is there yet. Without it, the first event begins it;
+    /// calling it more than once does nothing.
     fn open(&mut self, out: &mut Vec<u8>);
     /// One event of the turn for choice `index`. After its [`TurnEvent::End`] an index gets no more; an end with an
     /// error is not passed in here but to [`Encoder::fail`].
@@ -32,5 +166,7 @@ pub trait Encoder {
     /// All turns have ended well: the rest of the answer.
     fn finish(&mut self, out: &mut Vec<u8>);
     /// The answer ends here with an error. Streaming encoders only: a whole answer becomes a plain HTTP error.
-    fn fail(&mut self, error: &error::ApiError, out: &mut Vec<u8>);
+    fn fail(&mut self, error: &ApiError, out: &mut Vec<u8>);
+    /// What the turns that have ended so far cost.
+    fn spent(&self) -> usage::Spent;
 }

@@ -1,1 +1,255 @@
-//! From the parts of a request to the items of a conversation.
+//! From the messages of a chat to the items of a conversation, and the only place with words of our own for a model.
+//!
+//! Every call of a tool in the history has its one result before the conversation goes on, and every result its call:
+//! codex drops a lone result and makes up a missing one, both without a word.
+
+use crate::turn::{Item, Part, Role, ToolCall};
+
+use super::Features;
+use super::error::ApiError;
+use super::json::{Node, brief};
+
+/// The line for a `tool_choice` that asks for some tool.
+pub const CALL_ANY_TOOL: &str = "Answer by calling at least one of the tools.";
+/// The line for `response_format: json_object`.
+pub const ONE_JSON_OBJECT: &str = "Answer with one JSON object and nothing else.";
+
+/// The line for a `tool_choice` that names a tool.
+pub fn call_tool(name: &str) -> String {
+    format!("Answer by calling the tool {name}.")
+}
+
+/// A line of ours as an item, to be put last.
+pub(crate) fn line(text: impl Into<String>) -> Item {
+    Item::Message { role: Role::Developer, content: vec![Part::Text(text.into())] }
+}
+
+const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
+
+/// The items of `messages`.
+pub(crate) fn messages(node: &Node<'_>, features: &Features) -> Result<Vec<Item>, ApiError> {
+    let mut history = History::default();
+    node.elements(|at, message| read_message(at, &message, features, &mut history))?;
+    history.answered()?;
+    if history.items.is_empty() {
+        return Err(node.invalid("must hold at least one message, got an empty array"));
+    }
+    Ok(history.items)
+}
+
+/// Items under the rule that calls have results.
+#[derive(Default)]
+pub(crate) struct History {
+    pub(crate) items: Vec<Item>,
+    /// Ids of calls without a result so far, each with its place.
+    open: Vec<(String, String)>,
+}
+
+impl History {
+    pub(crate) fn call(&mut self, call: ToolCall, node: &Node<'_>) {
+        self.open.push((call.id.clone(), node.path.clone()));
+        self.items.push(Item::ToolCall(call));
+    }
+
+    /// Takes the result of the call `id`, or of the only one.
+    pub(crate) fn result(&mut self, id: Option<String>, output: String, node: &Node<'_>) -> Result<(), ApiError> {
+        let at = self.open.iter().position(|(open, _)| id.as_ref().is_none_or(|id| id == open)).ok_or_else(|| {
+            let id = id.map(|id| format!(" `{}`", brief(&id))).unwrap_or_default();
+            node.invalid(format_args!(
+                "must answer a call{id} just before it that has no result yet, and there is none"
+            ))
+        })?;
+        self.items.push(Item::ToolOutput { id: self.open.remove(at).0, output });
+        Ok(())
+    }
+
+    /// Makes sure that no call waits for its result.
+    pub(crate) fn answered(&self) -> Result<(), ApiError> {
+        let Some((id, path)) = self.open.first() else { return Ok(()) };
+        let message = format!("`{path}`: the result of the call `{}` must come right after it.", brief(id));
+        Err(ApiError::invalid(&**path, message))
+    }
+}
+
+fn read_message(at: usize, node: &Node<'_>, features: &Features, history: &mut History) -> Result<(), ApiError> {
+    let names = ["role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "audio"];
+    let [role, content, name, calls, call_id, function_call, refusal, audio] = node.fields(names)?;
+    let role_node = role.ok_or_else(|| node.missing("role"))?;
+    let role_name = role_node.one_of(&ROLES)?;
+    // A name has no place in what codex takes, and no line of ours may carry it.
+    let name = name.map(|name| name.string()).transpose()?;
+    if let Some(audio) = audio {
+        return Err(audio.unsupported("is audio, which is not supported"));
+    }
+    let is_assistant = role_name == "assistant";
+    let calls = calls.filter(|_| is_assistant);
+    let function_call = function_call.filter(|_| is_assistant);
+    let role = match role_name {
+        "tool" | "function" => {
+            features.need(features.tool_history, &role_node, "`tool` and `function` messages are")?;
+            let output = content.map_or(Ok(String::new()), |content| text_of(&content))?;
+            if role_name == "function" {
+                name.ok_or_else(|| node.missing("name"))?;
+                return history.result(None, output, &role_node);
+            }
+            let id_node = call_id.ok_or_else(|| node.missing("tool_call_id"))?;
+            return history.result(Some(id_node.string()?), output, &id_node);
+        }
+        "system" => Role::System,
+        "developer" => Role::Developer,
+        "user" => Role::User,
+        _ => Role::Assistant,
+    };
+    history.answered()?;
+    let calls = read_calls(at, calls, function_call, features)?;
+    let mut parts = match content {
+        Some(content) => read_content(&content, role, features)?,
+        None if !calls.is_empty() || refusal.is_some() || node.has("content") => Vec::new(),
+        None => return Err(node.missing("content")),
+    };
+    if let Some(refusal) = refusal.filter(|_| is_assistant) {
+        parts.push(Part::Text(refusal.string()?));
+    }
+    if !calls.is_empty() {
+        parts.retain(|part| *part != Part::Text(String::new()));
+    } else if parts.is_empty() {
+        parts.push(Part::Text(String::new()));
+    }
+    if !parts.is_empty() {
+        history.items.push(Item::Message { role, content: parts });
+    }
+    for (call, node) in calls {
+        history.call(call, &node);
+    }
+    Ok(())
+}
+
+/// The calls of an assistant's message, each with its place.
+fn read_calls<'a>(
+    at: usize,
+    calls: Option<Node<'a>>,
+    function_call: Option<Node<'a>>,
+    features: &Features,
+) -> Result<Vec<(ToolCall, Node<'a>)>, ApiError> {
+    let mut found = Vec::new();
+    if let Some(calls) = calls {
+        calls.elements(|_, call| {
+            features.need(features.tool_history, &calls, "calls of tools are")?;
+            let [id, kind, function] = call.fields(["id", "type", "function"])?;
+            let id = id.ok_or_else(|| call.missing("id"))?.string()?;
+            kind.as_ref().map_or(Ok(()), only_functions)?;
+            found.push((read_call(id, &function.ok_or_else(|| call.missing("function"))?)?, call));
+            Ok(())
+        })?;
+    }
+    if let Some(call) = function_call {
+        features.need(features.tool_history, &call, "calls of functions are")?;
+        // The older form has no ids.
+        found.push((read_call(format!("call_{at}"), &call)?, call));
+    }
+    Ok(found)
+}
+
+fn read_call(id: String, node: &Node<'_>) -> Result<ToolCall, ApiError> {
+    let [name, arguments] = node.fields(["name", "arguments"])?;
+    let name = name.ok_or_else(|| node.missing("name"))?.string()?;
+    let arguments = arguments.ok_or_else(|| node.missing("arguments"))?.string()?;
+    Ok(ToolCall { id, name, arguments })
+}
+
+/// Refuses every type of tool but `function`.
+pub(crate) fn only_functions(kind: &Node<'_>) -> Result<(), ApiError> {
+    match kind.string()?.as_str() {
+        "function" => Ok(()),
+        other => Err(kind.unsupported(format_args!("must be `function`, got `{}`", brief(other)))),
+    }
+}
+
+/// Text given as a string or as parts that are all text.
+pub(crate) fn text_of(node: &Node<'_>) -> Result<String, ApiError> {
+    if node.is_string() {
+        return node.string();
+    }
+    let mut text = String::new();
+    for part in read_content(node, Role::Developer, &Features::NONE)? {
+        if let Part::Text(more) = part {
+            text.push_str(&more);
+        }
+    }
+    Ok(text)
+}
+
+fn read_content(node: &Node<'_>, role: Role, features: &Features) -> Result<Vec<Part>, ApiError> {
+    if node.is_string() {
+        return Ok(vec![Part::Text(node.string()?)]);
+    }
+    if !node.is_array() {
+        return Err(node.not("a string or an array of parts"));
+    }
+    let mut parts = Vec::new();
+    node.elements(|_, part| {
+        parts.push(read_part(&part, role, features)?);
+        Ok(())
+    })?;
+    if parts.is_empty() && role != Role::Assistant {
+        return Err(node.invalid("must hold at least one part, got an empty array"));
+    }
+    Ok(parts)
+}
+
+fn read_part(node: &Node<'_>, role: Role, features: &Features) -> Result<Part, ApiError> {
+    let [kind, text, refusal, image] = node.fields(["type", "text", "refusal", "image_url"])?;
+    let kind = kind.ok_or_else(|| node.missing("type"))?;
+    match kind.string()?.as_str() {
+        "text" | "input_text" => Ok(Part::Text(text.ok_or_else(|| node.missing("text"))?.string()?)),
+        "refusal" if role == Role::Assistant => {
+            Ok(Part::Text(refusal.ok_or_else(|| node.missing("refusal"))?.string()?))
+        }
+        "image_url" if role == Role::User => {
+            features.need(features.images, &kind, "images are")?;
+            let image = image.ok_or_else(|| node.missing("image_url"))?;
+            let [url, detail] = image.fields(["url", "detail"])?;
+            read_image(&url.ok_or_else(|| image.missing("url"))?, detail.as_ref())
+        }
+        "image_url" => Err(kind.invalid("can be `image_url` only in a message of the user")),
+        known @ ("input_audio" | "file") => {
+            Err(kind.unsupported(format_args!("`{known}` is not supported; send text or images")))
+        }
+        other => {
+            let words = if role == Role::Assistant { "text, refusal" } else { "text, image_url" };
+            Err(kind.invalid(format_args!("must be one of {words}, got `{}`", brief(other))))
+        }
+    }
+}
+
+/// An image that the request itself carries.
+pub(crate) fn read_image(url: &Node<'_>, detail: Option<&Node<'_>>) -> Result<Part, ApiError> {
+    let detail = detail.map(|detail| detail.one_of(&["auto", "low", "high"])).transpose()?;
+    // Codex replaces a picture of low detail by a sentence about it.
+    let detail = detail.map(|detail| if detail == "low" { "auto" } else { detail }.to_owned());
+    let text = url.string()?;
+    if text.starts_with("data:image/") && text.contains(";base64,") {
+        return Ok(Part::Image { url: text, detail });
+    }
+    Err(match text.split_once(':') {
+        Some(("http" | "https", _)) => url.invalid(
+            "must be a data URL: images are not fetched from the network; send `data:image/png;base64,…` instead",
+        ),
+        _ => url.invalid("must be a data URL of an image: `data:image/png;base64,…`"),
+    })
+}
+
+/// Bytes of what the model reads, to estimate tokens from.
+pub(crate) fn bytes_of(history: &[Item]) -> u64 {
+    let part = |part: &Part| match part {
+        Part::Text(text) => text.len(),
+        // What a picture costs does not follow from its bytes; this is what a small one does.
+        Part::Image { .. } => 1024,
+    };
+    let bytes = |item: &Item| match item {
+        Item::Message { content, .. } => content.iter().map(part).sum(),
+        Item::ToolCall(call) => call.name.len() + call.arguments.len(),
+        Item::ToolOutput { output, .. } => output.len(),
+    };
+    history.iter().map(bytes).sum::<usize>() as u64
+}

@@ -1,1 +1,99 @@
-//! JSON of a chat request, validated.
+//! JSON of a chat request, validated: everything in it is honoured, known to change nothing, or a 400.
+
+use super::Form;
+use crate::api::cut::CutRules;
+use crate::api::error::ApiError;
+use crate::api::json::{Node, brief};
+use crate::api::prompt::{self, ONE_JSON_OBJECT};
+use crate::api::tools::{self, Shape};
+use crate::api::{self, ApiRequest, ParseOptions, fields, schema};
+use crate::turn::TurnRequest;
+
+/// Reads the body of a request.
+///
+/// # Errors
+/// 400 with the place in `param`.
+pub fn parse(body: &[u8], options: &ParseOptions) -> Result<ApiRequest, ApiError> {
+    let root = Node::body(body)?;
+    fields::no_effect(&root)?;
+    fields::refuse(&root, ["audio", "web_search_options", "moderation", "suffix"])?;
+    only_text(&root)?;
+    let features = &options.features;
+
+    let [model, messages, format, verbosity] = root.fields(["model", "messages", "response_format", "verbosity"])?;
+    let model = model.map(|node| node.string()).transpose()?;
+    let mut history = prompt::messages(&messages.ok_or_else(|| root.missing("messages"))?, features)?;
+
+    let [stream, stream_options, n, stop] = root.fields(["stream", "stream_options", "n", "stop"])?;
+    let (stream, include_usage) = fields::stream(stream, stream_options)?;
+    let n = fields::choices(n, features)?;
+    let stop = fields::stop(stop, features)?;
+
+    let [max_tokens, max_completion_tokens] = root.fields(["max_tokens", "max_completion_tokens"])?;
+    let limits = [fields::max_tokens(max_tokens, features)?, fields::max_tokens(max_completion_tokens, features)?];
+
+    let [effort, reasoning] = root.fields(["reasoning_effort", "reasoning"])?;
+    let (effort, summary) = fields::reasoning(effort, reasoning, options)?;
+    let verbosity = verbosity.map(|node| node.one_of(&["low", "medium", "high"])).transpose()?;
+
+    let [tools, choice, parallel, functions, function_call] =
+        root.fields(["tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"])?;
+    let parallel = parallel.map_or(Ok(true), |node| node.boolean())?;
+    if let (Some(_), Some(functions)) = (&tools, &functions) {
+        return Err(functions.invalid("cannot stand beside `tools`"));
+    }
+    let is_older = functions.is_some();
+    let offer = if is_older || function_call.is_some() {
+        tools::read_functions(functions, function_call, features)?
+    } else {
+        tools::read(tools, choice, Shape::Nested, features)?
+    };
+    let format = schema::read(format, Shape::Nested, features)?;
+
+    history.extend(offer.line.map(prompt::line));
+    history.extend(format.json_object.then(|| prompt::line(ONE_JSON_OBJECT)));
+    Ok(ApiRequest {
+        model,
+        effort,
+        stream,
+        n,
+        // The older form has room for one call.
+        cut: CutRules {
+            stop,
+            max_tokens: limits.into_iter().flatten().min(),
+            single_call: !offer.tools.is_empty() && (is_older || !parallel),
+        },
+        form: api::Form::Chat(Form { include_usage, functions: is_older }),
+        turn: TurnRequest {
+            model: None,
+            effort: None,
+            summary,
+            verbosity: verbosity.map(str::to_owned),
+            history,
+            tools: offer.tools,
+            output_schema: format.schema,
+        },
+    })
+}
+
+/// Refuses what asks for more than text: other modalities, probabilities.
+fn only_text(root: &Node<'_>) -> Result<(), ApiError> {
+    let [modalities, logprobs, top_logprobs] = root.fields(["modalities", "logprobs", "top_logprobs"])?;
+    if let Some(modalities) = modalities {
+        modalities.elements(|_, modality| match modality.string()?.as_str() {
+            "text" => Ok(()),
+            other => Err(modality.unsupported(format_args!("must be `text`, got `{}`", brief(other)))),
+        })?;
+    }
+    if let Some(logprobs) = logprobs
+        && logprobs.boolean()?
+    {
+        return Err(logprobs.unsupported("cannot be true: the probabilities of tokens are not known here"));
+    }
+    match top_logprobs {
+        Some(top) if top.integer(0..=20)? > 0 => {
+            Err(top.unsupported("cannot be honoured: probabilities are not known"))
+        }
+        _ => Ok(()),
+    }
+}

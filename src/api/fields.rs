@@ -1,0 +1,108 @@
+//! Fields that several front ends have in common.
+
+use super::error::ApiError;
+use super::json::Node;
+use super::{Effort, Features, ParseOptions};
+
+/// What OpenAI takes and an app-server cannot be told, or what changes nothing for the model: accepted without effect,
+/// with the type that OpenAI asks for.
+type Check = fn(&Node<'_>) -> Result<(), ApiError>;
+const NO_EFFECT: [(&str, Check); 11] = [
+    ("temperature", |node| node.number().map(drop)),
+    ("top_p", |node| node.number().map(drop)),
+    ("presence_penalty", |node| node.number().map(drop)),
+    ("frequency_penalty", |node| node.number().map(drop)),
+    ("seed", |node| node.number().map(drop)),
+    ("logit_bias", |node| node.entries(|_, bias| bias.number().map(drop))),
+    ("user", |node| node.string().map(drop)),
+    ("metadata", |node| node.entries(|_, value| value.string().map(drop))),
+    ("store", |node| node.boolean().map(drop)),
+    ("service_tier", |node| node.string().map(drop)),
+    ("prompt_cache_key", |node| node.string().map(drop)),
+];
+
+/// Checks the fields that have no effect.
+pub(crate) fn no_effect(root: &Node<'_>) -> Result<(), ApiError> {
+    let nodes = root.fields(NO_EFFECT.map(|(name, _)| name))?;
+    nodes.iter().zip(NO_EFFECT).try_for_each(|(node, (_, check))| node.as_ref().map_or(Ok(()), check))
+}
+
+/// Refuses fields that would change the meaning of the answer and cannot be honoured.
+pub(crate) fn refuse<const N: usize>(root: &Node<'_>, names: [&str; N]) -> Result<(), ApiError> {
+    match root.fields(names)?.into_iter().flatten().next() {
+        Some(node) => Err(node.unsupported("is not supported here")),
+        None => Ok(()),
+    }
+}
+
+/// `stream`, and whether `stream_options` asks for usage.
+pub(crate) fn stream(stream: Option<Node<'_>>, options: Option<Node<'_>>) -> Result<(bool, bool), ApiError> {
+    let stream = stream.map_or(Ok(false), |node| node.boolean())?;
+    let Some(options) = options else { return Ok((stream, false)) };
+    let [include_usage] = options.fields(["include_usage"])?;
+    let include_usage = include_usage.map_or(Ok(false), |node| node.boolean())?;
+    if stream { Ok((stream, include_usage)) } else { Err(options.invalid("is only allowed when `stream` is true")) }
+}
+
+/// `n`.
+pub(crate) fn choices(node: Option<Node<'_>>, features: &Features) -> Result<u32, ApiError> {
+    let Some(node) = node else { return Ok(1) };
+    let n = node.integer(1..=8)?;
+    features.need(n == 1 || features.choices, &node, "more answers than one are")?;
+    Ok(n as u32)
+}
+
+/// `stop`: one string or up to four.
+pub(crate) fn stop(node: Option<Node<'_>>, features: &Features) -> Result<Vec<String>, ApiError> {
+    let Some(node) = node else { return Ok(Vec::new()) };
+    let mut stops = Vec::new();
+    let mut take = |node: &Node<'_>| {
+        let stop = node.string()?;
+        if stop.is_empty() {
+            return Err(node.invalid("must not be empty"));
+        }
+        stops.push(stop);
+        Ok(())
+    };
+    if node.is_array() {
+        node.elements(|_, stop| take(&stop))?;
+    } else if node.is_string() {
+        take(&node)?;
+    } else {
+        return Err(node.not("a string or an array of strings"));
+    }
+    if !(1..=4).contains(&stops.len()) {
+        return Err(node.invalid(format_args!("must hold 1 to 4 strings, got {}", stops.len())));
+    }
+    features.need(features.stop, &node, "stop strings are")?;
+    Ok(stops)
+}
+
+/// A limit of tokens, under whatever name.
+pub(crate) fn max_tokens(node: Option<Node<'_>>, features: &Features) -> Result<Option<u64>, ApiError> {
+    let Some(node) = node else { return Ok(None) };
+    let limit = node.integer(1..=u64::MAX)?;
+    features.need(features.max_tokens, &node, "limits of tokens are")?;
+    Ok(Some(limit))
+}
+
+/// What is said about reasoning: the effort, and the summary to ask for.
+pub(crate) fn reasoning(
+    effort: Option<Node<'_>>,
+    object: Option<Node<'_>>,
+    options: &ParseOptions,
+) -> Result<(Option<Effort>, Option<String>), ApiError> {
+    let read = |node: Node<'_>, param| Ok::<_, ApiError>(Effort { value: node.string()?, param });
+    let mut effort = effort.map(|node| read(node, "reasoning_effort")).transpose()?;
+    let mut summary = Some("auto");
+    if let Some(object) = object {
+        let [own_effort, own_summary, older_summary] = object.fields(["effort", "summary", "generate_summary"])?;
+        if let Some(node) = own_effort {
+            effort = effort.or(Some(read(node, "reasoning.effort")?));
+        }
+        if let Some(node) = own_summary.or(older_summary) {
+            summary = Some(node.one_of(&["auto", "concise", "detailed", "none"])?).filter(|summary| *summary != "none");
+        }
+    }
+    Ok((effort, summary.filter(|_| options.reasoning).map(str::to_owned)))
+}

@@ -1,0 +1,166 @@
+//! Tools on offer and the choice among them. An app-server cannot be told a choice, so a choice takes away the tools
+//! that it rules out, and one that demands a call adds a line to the prompt.
+
+use crate::turn::Tool;
+
+use super::Features;
+use super::error::ApiError;
+use super::json::{Node, brief};
+use super::prompt::{self, CALL_ANY_TOOL};
+
+/// How a front end writes a function: in a member `function`, or with its members at the top.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Nested,
+    #[expect(dead_code, reason = "`/v1/responses` writes functions so")]
+    Flat,
+}
+
+impl Shape {
+    fn function<'a>(self, node: &Node<'a>) -> Result<Node<'a>, ApiError> {
+        let [kind, function] = node.fields(["type", "function"])?;
+        kind.as_ref().map_or_else(|| Err(node.missing("type")), prompt::only_functions)?;
+        match self {
+            Self::Nested => function.ok_or_else(|| node.missing("function")),
+            Self::Flat => Ok(node.clone()),
+        }
+    }
+}
+
+/// What a request offers to the model.
+#[derive(Debug, Default)]
+pub(crate) struct Offer {
+    pub(crate) tools: Vec<Tool>,
+    /// The line that demands a call.
+    pub(crate) line: Option<String>,
+}
+
+/// Reads `tools` and `tool_choice`.
+pub(crate) fn read(
+    tools: Option<Node<'_>>,
+    choice: Option<Node<'_>>,
+    shape: Shape,
+    features: &Features,
+) -> Result<Offer, ApiError> {
+    let mut all = Vec::new();
+    if let Some(tools) = &tools {
+        tools.elements(|_, tool| add(&mut all, &shape.function(&tool)?))?;
+    }
+    let offer = choice.map_or(Ok(None), |choice| choose(&mut all, &choice, shape))?;
+    finish(tools, all, offer, features)
+}
+
+/// Reads the older `functions` and `function_call`.
+pub(crate) fn read_functions(
+    functions: Option<Node<'_>>,
+    call: Option<Node<'_>>,
+    features: &Features,
+) -> Result<Offer, ApiError> {
+    let mut all = Vec::new();
+    if let Some(functions) = &functions {
+        functions.elements(|_, function| add(&mut all, &function))?;
+    }
+    let line = match call {
+        Some(call) if call.is_object() => named(&mut all, &call)?,
+        Some(call) => {
+            if call.one_of(&["none", "auto"])? == "none" {
+                all.clear();
+            }
+            None
+        }
+        None => None,
+    };
+    finish(functions, all, line, features)
+}
+
+fn finish(
+    node: Option<Node<'_>>,
+    tools: Vec<Tool>,
+    line: Option<String>,
+    features: &Features,
+) -> Result<Offer, ApiError> {
+    if let Some(node) = node {
+        features.need(tools.is_empty() || features.tools, &node, "tools are")?;
+    }
+    Ok(Offer { tools, line })
+}
+
+fn add(tools: &mut Vec<Tool>, node: &Node<'_>) -> Result<(), ApiError> {
+    let [name, description, parameters] = node.fields(["name", "description", "parameters"])?;
+    let name_node = name.ok_or_else(|| node.missing("name"))?;
+    let name = name_node.string()?;
+    let is_sound = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if !(1..=64).contains(&name.len()) || !name.chars().all(is_sound) {
+        let got = brief(&name);
+        return Err(name_node.invalid(format_args!("must be 1 to 64 of a-z, A-Z, 0-9, _ and -, got `{got}`")));
+    }
+    if tools.iter().any(|tool| tool.name == name) {
+        return Err(name_node.invalid(format_args!("must be unique, but there are two tools called `{name}`")));
+    }
+    let parameters = match parameters {
+        Some(schema) if schema.is_object() => schema.text().to_owned(),
+        Some(schema) => return Err(schema.not("a JSON schema (an object)")),
+        None => r#"{"type":"object","properties":{}}"#.to_owned(),
+    };
+    let description = description.map_or(Ok(String::new()), |node| node.string())?;
+    tools.push(Tool { name, description, parameters });
+    Ok(())
+}
+
+/// Takes away what the choice rules out. Returns the line that it adds.
+fn choose(tools: &mut Vec<Tool>, choice: &Node<'_>, shape: Shape) -> Result<Option<String>, ApiError> {
+    if choice.is_string() {
+        let mode = choice.one_of(&["none", "auto", "required"])?;
+        if mode == "none" {
+            tools.clear();
+        }
+        return demand(mode, tools, choice);
+    }
+    let [kind, allowed] = choice.fields(["type", "allowed_tools"])?;
+    let kind = kind.ok_or_else(|| choice.missing("type"))?;
+    match kind.string()?.as_str() {
+        "function" => named(tools, &shape.function(choice)?),
+        "allowed_tools" => {
+            let allowed = match shape {
+                Shape::Nested => allowed.ok_or_else(|| choice.missing("allowed_tools"))?,
+                Shape::Flat => choice.clone(),
+            };
+            let [mode, list] = allowed.fields(["mode", "tools"])?;
+            let mode = mode.ok_or_else(|| allowed.missing("mode"))?.one_of(&["auto", "required"])?;
+            let mut names = Vec::new();
+            list.ok_or_else(|| allowed.missing("tools"))?.elements(|_, tool| {
+                names.push(offered(tools, &shape.function(&tool)?)?);
+                Ok(())
+            })?;
+            tools.retain(|tool| names.contains(&tool.name));
+            demand(mode, tools, choice)
+        }
+        other => Err(kind.unsupported(format_args!("must be `function` or `allowed_tools`, got `{}`", brief(other)))),
+    }
+}
+
+fn demand(mode: &str, tools: &[Tool], node: &Node<'_>) -> Result<Option<String>, ApiError> {
+    match mode {
+        "required" if tools.is_empty() => Err(node.invalid("demands a call, but no tool is offered")),
+        "required" => Ok(Some(CALL_ANY_TOOL.to_owned())),
+        _ => Ok(None),
+    }
+}
+
+/// Leaves the one tool that `node` names.
+fn named(tools: &mut Vec<Tool>, node: &Node<'_>) -> Result<Option<String>, ApiError> {
+    let name = offered(tools, node)?;
+    tools.retain(|tool| tool.name == name);
+    Ok(Some(prompt::call_tool(&name)))
+}
+
+/// The `name` in `node`, which has to be that of a tool.
+fn offered(tools: &[Tool], node: &Node<'_>) -> Result<String, ApiError> {
+    let [name] = node.fields(["name"])?;
+    let name_node = name.ok_or_else(|| node.missing("name"))?;
+    let name = name_node.string()?;
+    if tools.iter().any(|tool| tool.name == name) {
+        return Ok(name);
+    }
+    Err(name_node.invalid(format_args!("must be one of the tools offered, got `{}`", brief(&name))))
+}
