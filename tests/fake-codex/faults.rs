@@ -1,0 +1,97 @@
+//! Faults of the whole process: words of `$FAKE_CODEX_DIR/faults` (read at start), or else of `FAKE_CODEX_FAULTS`.
+//!
+//! | word | what goes wrong |
+//! |---|---|
+//! | `exit-at-start` | ends at once with status 1 and a line on stderr |
+//! | `exit-after=N` | ends after N lines were read |
+//! | `deaf` | reads nothing more after the handshake |
+//! | `deaf-after=N` | reads nothing more after N lines |
+//! | `stderr=BYTES` | so many bytes on stderr at start |
+//! | `ignore-eof`, `ignore-term` | does not end when it should |
+//! | `garbage` | lines that are no messages before every reply |
+//! | `mute=METHOD[:N]` | no reply (to the first N calls only) |
+//! | `late=METHOD:MS` | the reply comes late |
+//! | `twice=METHOD` | the reply comes twice |
+//! | `error=METHOD:CODE[:N]` | the reply is an error |
+//! | `overloaded=METHOD:N` | the first N calls are answered -32001 |
+//! | `missing=METHOD` | the method does not exist in this version |
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+/// What a test keeps for its fake: `faults` to read; `starts` and, where it exists, `seen` to write.
+pub(crate) fn directory() -> Option<PathBuf> {
+    std::env::var_os("FAKE_CODEX_DIR").map(PathBuf::from)
+}
+
+#[derive(Default)]
+pub(crate) struct Faults {
+    words: Vec<(String, String)>,
+    calls: HashMap<String, u64>,
+}
+
+/// What becomes of one call.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Fate {
+    Answer,
+    Mute,
+    Late(u64),
+    Twice,
+    Error(i64, String),
+}
+
+impl Faults {
+    pub(crate) fn read() -> Self {
+        let text = directory().and_then(|directory| std::fs::read_to_string(directory.join("faults")).ok());
+        Self::parse(&text.or_else(|| std::env::var("FAKE_CODEX_FAULTS").ok()).unwrap_or_default())
+    }
+
+    fn parse(text: &str) -> Self {
+        let words = text.split_whitespace().map(|word| word.split_once('=').unwrap_or((word, "")));
+        let words = words.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        Self { words, calls: HashMap::new() }
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.words.iter().any(|(word, _)| word == name)
+    }
+
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
+        self.words.iter().find(|(word, _)| word == name)?.1.parse().ok()
+    }
+
+    /// What becomes of the next call of `method`.
+    pub(crate) fn fate(&mut self, method: &str) -> Fate {
+        let calls = self.calls.entry(method.to_owned()).or_default();
+        *calls += 1;
+        for (name, value) in &self.words {
+            let mut parts = value.split(':');
+            if parts.next() != Some(method) {
+                continue;
+            }
+            let numbers: Vec<i64> = parts.filter_map(|part| part.parse().ok()).collect();
+            let within =
+                |place: usize| numbers.get(place).is_none_or(|limit| i64::try_from(*calls).unwrap_or(0) <= *limit);
+            match name.as_str() {
+                "mute" if within(0) => return Fate::Mute,
+                "late" => return Fate::Late(numbers.first().copied().unwrap_or(0).unsigned_abs()),
+                "twice" => return Fate::Twice,
+                "error" if within(1) => {
+                    return Fate::Error(
+                        numbers.first().copied().unwrap_or(-32603),
+                        format!("scripted error of {method}"),
+                    );
+                }
+                "overloaded" if within(0) => return Fate::Error(-32001, "Server overloaded; retry later.".to_owned()),
+                "missing" => {
+                    let text = format!(
+                        "Invalid request: unknown variant `{method}`, expected one of `initialize`, `thread/start`"
+                    );
+                    return Fate::Error(-32600, text);
+                }
+                _ => {}
+            }
+        }
+        Fate::Answer
+    }
+}

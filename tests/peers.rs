@@ -1,0 +1,95 @@
+//! The peers that the other tests rely on do what they say.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+mod support;
+
+use support::{Connection, Model, PATIENCE, client, model, until};
+
+/// Runs lines through a fake app-server whose stdin ends after them; its replies, by line.
+fn fake(faults: &str, lines: &[Value]) -> Vec<Value> {
+    let mut child = Command::new(model::example("fake-codex"))
+        .arg("app-server")
+        .env("FAKE_CODEX_FAULTS", faults)
+        .env_remove("FAKE_CODEX_DIR")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    for line in lines {
+        writeln!(stdin, "{line}").unwrap();
+    }
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+fn call(id: u64, method: &str, params: &Value) -> Value {
+    json!({ "id": id, "method": method, "params": params })
+}
+
+fn reply(lines: &[Value], id: u64) -> &Value {
+    lines.iter().find(|line| line["id"] == id && line["method"].is_null()).unwrap()
+}
+
+#[test]
+fn fake_app_server_answers_the_calls_of_a_completion() {
+    let thread = json!({ "threadId": "01a1fce7-0000-7000-8000-000000000001" });
+    let lines = fake(
+        "overloaded=model/list:1 missing=account/read",
+        &[
+            call(1, "thread/start", &json!({})),
+            call(2, "initialize", &json!({ "clientInfo": { "name": "probe" } })),
+            call(3, "model/list", &json!({})),
+            call(4, "model/list", &json!({})),
+            call(5, "account/read", &json!({})),
+            call(6, "thread/start", &json!({})),
+            call(7, "thread/loaded/list", &json!({})),
+            call(8, "thread/unsubscribe", &thread),
+            call(9, "turn/start", &thread),
+        ],
+    );
+    assert_eq!(reply(&lines, 1)["error"]["message"], "Not initialized");
+    assert!(reply(&lines, 2)["result"]["userAgent"].as_str().unwrap().starts_with("probe/0.169.0 ("));
+    assert_eq!(reply(&lines, 3)["error"]["code"], -32001);
+    assert_eq!(reply(&lines, 4)["result"]["data"][0]["isDefault"], true);
+    assert!(reply(&lines, 5)["error"]["message"].as_str().unwrap().contains("unknown variant `account/read`"));
+    assert_eq!(reply(&lines, 7)["result"]["data"][0], reply(&lines, 6)["result"]["thread"]["id"]);
+    assert_eq!(reply(&lines, 9)["error"]["code"], -32600);
+}
+
+#[test]
+fn scripted_model_records_what_it_is_asked_and_who_left() {
+    let model = Model::start();
+    let ask = |text: &str| json!({ "input": [{ "type": "message", "role": "user", "content": [{ "type": "input_text", "text": text }] }] });
+    let whole = client::post(model.address, "/v1/responses", &ask("one two [[usage 5 4 3 2]]"));
+    let events: Vec<Value> =
+        whole.text().lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok()).collect();
+    let text: String = events.iter().filter_map(|event| event["delta"].as_str()).collect();
+    assert_eq!(text, "one two");
+    let usage = &events.last().unwrap()["response"]["usage"];
+    assert_eq!((&usage["input_tokens"], &usage["output_tokens"]), (&json!(5), &json!(3)));
+
+    let mut connection = Connection::open(model.address);
+    connection.post("/v1/responses", &ask("[[gap 5]] [[hang]]"));
+    connection.read_until(b"w4 ", PATIENCE);
+    assert_eq!(model.connections()["open"].as_array().unwrap().len(), 1);
+    drop(connection);
+    until("the model sees who left", Duration::from_secs(2), || {
+        model.connections()["finished"][1]["early"] == json!(true)
+    });
+    assert_eq!(model.requests().len(), 2);
+    assert_eq!(model.requests()[1]["body"]["input"][0]["content"][0]["text"], "[[gap 5]] [[hang]]");
+
+    let failed =
+        client::post(model.address, "/v1/responses", &ask("[[fail 429 usage_limit_reached]] [[retry-after 7]]"));
+    assert_eq!((failed.status, failed.header("retry-after")), (429, Some("7")));
+    assert_eq!(failed.json()["error"]["code"], "usage_limit_reached");
+}

@@ -1,0 +1,70 @@
+//! What integration tests share: the program under test and its peers as processes that end with their test, a raw HTTP
+//! client that hides nothing, and waits that have a deadline and never sleep blindly.
+
+// Each test file uses its own part of this.
+#![allow(dead_code, unreachable_pub, unused_imports)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+pub mod client;
+pub mod model;
+pub mod process;
+pub mod proxy;
+
+pub use client::{Connection, Response};
+pub use model::Model;
+pub use process::Process;
+pub use proxy::{Builder, Proxy};
+
+/// How long anything may take that has no deadline of its own.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Asks every few milliseconds until there is an answer; panics with `what` after `limit`.
+#[track_caller]
+pub fn eventually<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "not within {limit:?}: {what}");
+        std::thread::park_timeout(Duration::from_millis(3));
+    }
+}
+
+/// The same for a condition.
+#[track_caller]
+pub fn until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    eventually(what, limit, || condition().then_some(()));
+}
+
+/// A directory that goes with its test.
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("codex-completions-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+
+    /// Writes a file in it.
+    pub fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.0.join(name), text).unwrap();
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
