@@ -10,6 +10,7 @@ pub mod http;
 pub mod keys;
 pub mod logs;
 pub mod permits;
+pub mod server;
 pub mod shutdown;
 pub mod threads;
 pub mod turn;

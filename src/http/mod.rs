@@ -29,6 +29,8 @@ mod head;
 mod listener;
 mod respond;
 pub mod route;
+mod serve_turn;
+pub mod service;
 pub mod sse;
 mod watcher;
 

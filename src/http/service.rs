@@ -1,0 +1,172 @@
+//! What each route answers. Everything here is about HTTP; turns are served in [`serve_turn`](super::serve_turn).
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::route::Route;
+use super::{Exchange, Response, Service};
+use crate::api::error::ApiError;
+use crate::api::models::{Aliases, Names};
+use crate::api::{Features, ParseOptions, chat};
+use crate::backend::supervisor::Supervisor;
+use crate::config::{Config, names};
+use crate::deadline::Deadline;
+use crate::keys::Keys;
+use crate::permits::Permits;
+use crate::turn::Models;
+
+/// How long the supervisor's thread may stand still before `/livez` fails.
+const STILL: Duration = Duration::from_secs(30);
+
+/// The application: settings and the parts that serve requests.
+pub struct App {
+    /// The settings.
+    pub config: std::sync::Arc<Config>,
+    /// Which codex serves.
+    pub supervisor: Supervisor,
+    /// How many turns run at once.
+    pub permits: Permits,
+    /// Who may ask.
+    pub keys: Keys,
+    /// Further names of models.
+    pub aliases: Aliases,
+}
+
+/// What the log says about a request when it is over.
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    /// The model by the client's name.
+    pub(super) model: Option<String>,
+    /// Codex's id of the conversation.
+    pub(super) thread: Option<String>,
+    /// When the first byte of an answer of the model went out.
+    pub(super) first: Option<Instant>,
+    /// What it cost.
+    pub(super) tokens: Option<String>,
+    /// Why it ended.
+    pub(super) end: String,
+}
+
+impl Service for App {
+    fn serve(&self, exchange: &mut Exchange<'_>) {
+        let mut record = Record::default();
+        let answered = match self.dispatch(exchange, &mut record) {
+            Ok(answered) => answered,
+            Err(response) => exchange.respond(response),
+        };
+        if let Err(e) = answered {
+            record.end = format!("client gone ({e})");
+        }
+        log_request(exchange, &record);
+    }
+}
+
+impl App {
+    fn dispatch(&self, exchange: &mut Exchange<'_>, record: &mut Record) -> Result<std::io::Result<()>, Response> {
+        let route = Route::find(exchange.head())?;
+        let header = |name| exchange.head().header(name);
+        if route.needs_key() && !self.keys.accept(header("authorization"), header("x-api-key")) {
+            return Err(Response::error(&ApiError::wrong_key()));
+        }
+        match route {
+            Route::Healthz => Ok(exchange.respond(Response::json(200, r#"{"status":"ok"}"#))),
+            Route::Livez => Ok(exchange.respond(self.livez())),
+            Route::Readyz => Ok(exchange.respond(self.readyz())),
+            Route::Models => {
+                let models = self.models(exchange)?;
+                Ok(exchange.respond(Response::json(200, self.names(&models).list())))
+            }
+            Route::Model(id) => {
+                let models = self.models(exchange)?;
+                let entry = self.names(&models).get(&id).map_err(|error| Response::error(&error))?;
+                Ok(exchange.respond(Response::json(200, entry)))
+            }
+            Route::ChatCompletions => {
+                let request = exchange.read_body().and_then(|body| {
+                    let options = ParseOptions { features: Features::SERVED, reasoning: self.config.reasoning };
+                    chat::request::parse(&body, &options)
+                });
+                let request = request.map_err(|error| Response::error(&error))?;
+                Ok(self.serve_turn(exchange, request, record))
+            }
+        }
+    }
+
+    /// What names of models mean now.
+    pub(super) fn names<'a>(&'a self, models: &'a Models) -> Names<'a> {
+        Names { models, aliases: &self.aliases, configured: self.config.codex_model.as_deref() }
+    }
+
+    fn models(&self, exchange: &mut Exchange<'_>) -> Result<std::sync::Arc<Models>, Response> {
+        let wait = Deadline::after(names::QUEUE, self.config.queue);
+        self.supervisor.models(&wait, &exchange.cancel()).map_err(|error| Response::error(&ApiError::from(&error)))
+    }
+
+    fn livez(&self) -> Response {
+        let still = self.supervisor.still_for();
+        if still < STILL {
+            return Response::json(200, r#"{"status":"ok"}"#);
+        }
+        let reason = format!("the supervisor has not moved for {} s", still.as_secs());
+        Response::json(503, json(&Health { status: "wedged", reason: &reason, codex: None }))
+    }
+
+    fn readyz(&self) -> Response {
+        let status = self.supervisor.status();
+        let codex = status.codex.as_ref().map(|codex| Codex {
+            version: &codex.version,
+            dialect: codex.dialect,
+            prompt: codex.prompt,
+            degraded: &codex.degraded,
+        });
+        let word = if status.ready { "ready" } else { "not ready" };
+        let code = if status.ready { 200 } else { 503 };
+        Response::json(code, json(&Health { status: word, reason: &status.reason, codex }))
+    }
+}
+
+#[derive(Serialize)]
+struct Health<'a> {
+    status: &'a str,
+    reason: &'a str,
+    codex: Option<Codex<'a>>,
+}
+
+#[derive(Serialize)]
+struct Codex<'a> {
+    version: &'a str,
+    dialect: &'a str,
+    prompt: &'a str,
+    degraded: &'a [String],
+}
+
+fn json(value: &impl Serialize) -> String {
+    // Strings and lists of strings always serialise.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+/// One line for each request. Health checks come often and say nothing, so they are left to `debug`.
+fn log_request(exchange: &Exchange<'_>, record: &Record) {
+    let head = exchange.head();
+    let path: String = head.path().chars().take(100).collect();
+    let level = match Route::of(head.path()) {
+        Some(route) if !route.needs_key() => log::Level::Debug,
+        _ => log::Level::Info,
+    };
+    let since = |at: Instant| at.duration_since(exchange.started()).as_millis();
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    log::log!(
+        level,
+        "request={} {} {path} status={} model={} thread={} first_ms={} ms={} tokens={} end={}",
+        exchange.request_id(),
+        head.method(),
+        exchange.status().map_or("-".to_owned(), |status| status.to_string()),
+        or_dash(&record.model),
+        or_dash(&record.thread),
+        record.first.map_or("-".to_owned(), |first| since(first).to_string()),
+        exchange.started().elapsed().as_millis(),
+        or_dash(&record.tokens),
+        if record.end.is_empty() { "answered" } else { &record.end },
+    );
+}

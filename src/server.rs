@@ -1,0 +1,108 @@
+//! The program from its first line to its last: start in order, serve, end in order.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender, bounded};
+
+use crate::api::models::Aliases;
+use crate::backend::supervisor::Supervisor;
+use crate::config::{Config, Notice, names};
+use crate::deadline::CancelCause;
+use crate::exit::Exit;
+use crate::http::service::App;
+use crate::http::{Limits, Listener};
+use crate::keys::Keys;
+use crate::permits::Permits;
+use crate::{logs, shutdown, threads};
+
+/// Bytes that all bodies hold together.
+const BODIES_TOTAL: usize = 64 << 20;
+/// How long requests that were cut off may take to say so.
+const FAREWELL: Duration = Duration::from_secs(3);
+/// How long the app-servers may take to end: EOF, TERM and KILL with a second each, and a little.
+const CODEX_END: Duration = Duration::from_secs(4);
+
+/// Serves until a signal comes.
+pub fn run(config: Config, warnings: &[Notice]) -> Exit {
+    logs::init(config.log_format, &config.log_filter);
+    warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    let aliases = match Aliases::parse(&config.model_aliases) {
+        Ok(aliases) => aliases,
+        Err(problem) => {
+            eprintln!("{}: {problem}", names::MODEL_ALIASES);
+            return Exit::Config;
+        }
+    };
+    match serve(Arc::new(config), aliases) {
+        Ok(()) => Exit::Done,
+        Err(problem) => {
+            log::error!("{problem}");
+            Exit::Bind
+        }
+    }
+}
+
+fn serve(config: Arc<Config>, aliases: Aliases) -> Result<(), String> {
+    let listener = Listener::bind((config.host, config.port), config.unix_socket.as_deref(), limits(&config))
+        .map_err(|e| format!("cannot listen on {}:{}: {e}", config.host, config.port))?;
+    let signals = shutdown::install().map_err(|e| format!("signals cannot be caught: {e}"))?;
+    log::info!("CODEX_HOME is {}: {}", config.codex_home.path.display(), config.codex_home.reason);
+    let (supervisor, codex) = Supervisor::start(Arc::clone(&config)).map_err(|e| format!("no thread to start: {e}"))?;
+    let app = App {
+        supervisor: supervisor.clone(),
+        permits: Permits::new(config.max_turns),
+        keys: Keys::new(config.keys.iter().map(|key| key.reveal().to_owned())),
+        aliases,
+        config: Arc::clone(&config),
+    };
+    let server = listener.start(Arc::new(app)).map_err(|e| format!("no thread to listen: {e}"))?;
+    let mut stdout = std::io::stdout();
+    let line = writeln!(stdout, "listening on http://{}/v1", server.local_addr());
+    if line.and_then(|()| stdout.flush()).is_err() {
+        log::warn!("nobody reads stdout");
+    }
+
+    let _ = signals.recv();
+    log::info!("stopping: requests that run get {} ms", config.shutdown_grace.as_millis());
+    supervisor.stop_accepting();
+    server.drain();
+    // A second signal ends the grace at once.
+    let (done, drained) = bounded::<()>(0);
+    let server = Arc::new(server);
+    let waiting = wait_for_requests(Arc::clone(&server), Instant::now() + config.shutdown_grace, done);
+    crossbeam_channel::select! {
+        recv(drained) -> _ => {}
+        recv(signals) -> _ => log::info!("stopping at once"),
+    }
+    server.cancel_all(CancelCause::ShuttingDown);
+    if server.join(Instant::now() + FAREWELL) > 0 {
+        log::warn!("{} connections do not react and are cut off", server.close());
+    }
+    server.close();
+    codex.stop(CODEX_END);
+    drop(waiting);
+    log::info!("stopped");
+    Ok(())
+}
+
+fn wait_for_requests(server: Arc<crate::http::Server>, until: Instant, done: Sender<()>) -> std::io::Result<()> {
+    threads::spawn("drain", move || {
+        server.join(until);
+        drop(done);
+    })
+    .map(drop)
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        max_connections: config.max_connections,
+        max_body_bytes: config.max_body_bytes,
+        bodies_total_bytes: BODIES_TOTAL,
+        head: config.head_timeout,
+        body: config.body_timeout,
+        write: config.write_timeout,
+        idle: config.keepalive_idle,
+    }
+}
