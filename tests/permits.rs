@@ -168,9 +168,15 @@ fn a_wait_goes_on_quietly_when_nobody_is_left_to_cancel_it() {
     drop(held);
     let held = thread.join().unwrap().unwrap();
     let waiting = permits.clone();
-    let thread = threads::spawn("waiter", move || (acquire(&waiting, Duration::from_millis(300)).is_err(), cpu()));
-    let (in_vain, cpu) = thread.unwrap().join().unwrap();
-    assert!(in_vain && cpu < 15, "{cpu} hundredths of a second of CPU for a wait of 30");
+    let thread = threads::spawn("waiter", move || {
+        let (canceller, cancel) = Cancel::new();
+        drop(canceller);
+        let error = waiting.acquire(&queue(Duration::from_millis(300)), &cancel).unwrap_err();
+        (error.kind, cpu())
+    });
+    let (kind, cpu) = thread.unwrap().join().unwrap();
+    assert_eq!(kind, TurnErrorKind::TooManyTurns);
+    assert!(cpu < 15, "{cpu} hundredths of a second of CPU for a wait of 30");
     drop(held);
     assert_eq!(permits.in_use(), 0);
 }
