@@ -106,6 +106,7 @@ fn check(checked: &Checked, env: &Env) -> String {
             }
             (_, Some(_)) if setting.is_secret() => ("***".to_owned(), "set"),
             (_, Some(value)) => (shown(value), "set"),
+            (_, None) if setting.default.is_empty() => (String::new(), "not set"),
             (_, None) => (setting.default.to_owned(), "default"),
         };
         text.push_str(&format!("{}={value}  ({remark})\n", setting.name));

@@ -110,6 +110,7 @@ fn check_config_prints_effective_values_and_no_secret() {
         "PORT=8080  (set)",
         "PROXY_HOST=127.0.0.1  (default)",
         "PROXY_API_KEY=***  (set)",
+        "PROXY_UNIX_SOCKET=  (not set)",
         "OPENAI_API_KEY=***  (set)",
         "CODEX_HOME=/somewhere  (CODEX_HOME is set)",
         "PROXY_BASE_INSTRUCTIONS=one\\ntwo  (set)",

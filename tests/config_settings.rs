@@ -271,6 +271,13 @@ fn an_empty_environment_gives_the_documented_defaults() {
 }
 
 #[test]
+fn the_home_directory_stands_for_a_tilde() {
+    let home = config(&[("CODEX_HOME", "~/x"), ("HOME", "/h")]).codex_home;
+    assert_eq!((home.path.as_path(), home.reason), (Path::new("/h/x"), "CODEX_HOME is set"));
+    assert!(config(&[]).codex_home.path.is_absolute());
+}
+
+#[test]
 fn no_time_between_keepalives_means_none() {
     assert_eq!(config(&[("PROXY_SSE_KEEPALIVE_MS", "0")]).sse_keepalive_form, KeepaliveForm::Off);
     let both = [("PROXY_SSE_KEEPALIVE_MS", "0"), ("PROXY_SSE_KEEPALIVE", "chunk")];
@@ -342,6 +349,20 @@ fn secrets_are_never_printed() {
     assert_eq!(format!("{} {:?}", config.keys[0], config.keys[0]), "*** ***");
     let wrong = format!("{:?}", read(&[("PROXY_API_KEY", "s3cret with space"), ("OPENAI_API_KEY", "s3cret")]));
     assert!(!wrong.contains("s3cret"), "{wrong}");
+}
+
+#[test]
+fn a_log_filter_that_is_not_ours_is_no_problem() {
+    for (given, used, warnings) in [
+        ("warn, a::b=debug,c", "warn, a::b=debug,c", 0),
+        ("x=", "x=", 0),
+        ("info,a[span]=debug,b=loud", "info,a[span]=debug", 1),
+        ("a=loud,b=louder", "INFO", 2),
+    ] {
+        let checked = read(&[("RUST_LOG", given)]);
+        assert_eq!(checked.config.unwrap().log_filter, used);
+        assert_eq!(checked.warnings.len(), warnings, "{given}: {:?}", checked.warnings);
+    }
 }
 
 #[test]

@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use log::LevelFilter;
+
 pub mod home;
 pub mod table;
 mod values;
@@ -151,6 +153,17 @@ fn cors_origins(read: &mut Reader<'_>, name: &'static str) -> Vec<String> {
         let parts: Vec<_> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect();
         (!parts.is_empty() && parts.iter().all(|part| origin(part))).then_some(parts)
     })
+}
+
+/// The directives that have a level that exists. The variable is not only ours, so that others are no problem.
+fn log_filter(read: &mut Reader<'_>, name: &'static str) -> String {
+    let level = |text: &str| text.trim().is_empty() || text.trim().parse::<LevelFilter>().is_ok();
+    let fits = |directive: &&str| directive.rsplit_once('=').is_none_or(|(_, text)| level(text));
+    let (good, bad): (Vec<&str>, Vec<&str>) = read.text(name).split(',').partition(fits);
+    for directive in bad {
+        read.warning(name, format!("`{}` is left out: give a level or target=level", shown(directive)));
+    }
+    if good.is_empty() { LevelFilter::Info.to_string() } else { good.join(",") }
 }
 
 /// Warns of variables that somebody set in vain.

@@ -142,7 +142,7 @@ settings! {
     LOG_FORMAT "PROXY_LOG_FORMAT" "text" "text, or json: one object per line"
         => log_format: LogFormat = Reader::choice;
     RUST_LOG "RUST_LOG" "info" "what is logged: error, warn, info, debug, trace, off, or target=level,target=level"
-        => log_filter: String = |r, name| r.text(name).to_owned();
+        => log_filter: String = super::log_filter;
 }
 
 /// The Node proxy's variables that are gone (`*` stands for any ending; the first that fits counts) and what became of

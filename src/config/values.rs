@@ -183,7 +183,7 @@ impl<'a> Reader<'a> {
     pub(super) fn parsed<T: Default>(&mut self, name: &str, wanted: &str, parse: impl Fn(&str) -> Option<T>) -> T {
         let text = self.text(name);
         parse(text).unwrap_or_else(|| {
-            self.problem(name, format!("`{}` does not serve: give {wanted}", shown(text)));
+            self.problem(name, format!("`{}` is not valid: give {wanted}", shown(text)));
             T::default()
         })
     }
