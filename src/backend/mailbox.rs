@@ -1,5 +1,6 @@
-//! The queue between the stdout reader and one turn. The reader never waits: the channel is unbounded, and counters bound
-//! it. Past the bound that one client is cut off.
+//! The queue between the stdout reader and one request. The reader never waits: the channel is unbounded, and counters
+//! bound it. Past the bound that one client is cut off. The turns of one request share a mailbox and are told apart by
+//! their index.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,22 +34,17 @@ struct Counters {
 /// The reader's end.
 #[derive(Clone, Debug)]
 pub struct Inlet {
-    sender: Sender<Delivery>,
+    index: u32,
+    sender: Sender<(u32, Delivery)>,
     counters: Arc<Counters>,
 }
 
-/// The turn's end.
+/// The request's end.
 #[derive(Debug)]
 pub struct Mailbox {
-    receiver: Receiver<Delivery>,
+    sender: Sender<(u32, Delivery)>,
+    receiver: Receiver<(u32, Delivery)>,
     counters: Arc<Counters>,
-}
-
-/// An empty mailbox.
-pub fn mailbox() -> (Inlet, Mailbox) {
-    let (sender, receiver) = unbounded();
-    let counters = Arc::new(Counters::default());
-    (Inlet { sender, counters: Arc::clone(&counters) }, Mailbox { receiver, counters })
 }
 
 impl Inlet {
@@ -59,22 +55,34 @@ impl Inlet {
         let messages = self.counters.messages.fetch_add(1, Ordering::Relaxed) + 1;
         // A single line larger than the bound is no backlog.
         if messages > 1 && (bytes > MAX_BYTES || messages > MAX_MESSAGES) {
-            let _ = self.sender.send(Delivery::Overflow);
+            let _ = self.sender.send((self.index, Delivery::Overflow));
             return false;
         }
-        let _ = self.sender.send(Delivery::Line(line.to_vec()));
+        let _ = self.sender.send((self.index, Delivery::Line(line.to_vec())));
         true
     }
 
     /// Tells the turn that the app-server is gone.
     pub fn close(&self, cause: &Cause) {
-        let _ = self.sender.send(Delivery::Closed(cause.clone()));
+        let _ = self.sender.send((self.index, Delivery::Closed(cause.clone())));
+    }
+}
+
+impl Default for Mailbox {
+    fn default() -> Self {
+        let (sender, receiver) = unbounded();
+        Self { sender, receiver, counters: Arc::default() }
     }
 }
 
 impl Mailbox {
-    /// Ready when something has been delivered; take it with [`Mailbox::take`].
-    pub fn receiver(&self) -> &Receiver<Delivery> {
+    /// The way in for the turn of this index.
+    pub fn inlet(&self, index: u32) -> Inlet {
+        Inlet { index, sender: self.sender.clone(), counters: Arc::clone(&self.counters) }
+    }
+
+    /// Ready when something has been delivered; what is received from it goes through [`Mailbox::settle`].
+    pub fn receiver(&self) -> &Receiver<(u32, Delivery)> {
         &self.receiver
     }
 
@@ -87,10 +95,10 @@ impl Mailbox {
     }
 
     /// The next delivery, if one is there.
-    pub fn take(&self) -> Option<Delivery> {
-        let delivery = self.receiver.try_recv().ok()?;
+    pub fn take(&self) -> Option<(u32, Delivery)> {
+        let (index, delivery) = self.receiver.try_recv().ok()?;
         self.settle(&delivery);
-        Some(delivery)
+        Some((index, delivery))
     }
 }
 
@@ -100,25 +108,26 @@ mod tests {
 
     #[test]
     fn a_backlog_ends_in_an_overflow_and_a_drained_box_goes_on() {
-        let (inlet, mailbox) = mailbox();
+        let mailbox = Mailbox::default();
+        let inlet = mailbox.inlet(3);
         let line = vec![b'x'; 1024 * 1024];
         for _ in 0..40 {
             assert!(inlet.deliver(&line));
-            assert!(matches!(mailbox.take(), Some(Delivery::Line(_))));
+            assert!(matches!(mailbox.take(), Some((3, Delivery::Line(_)))));
         }
         let accepted = (0..40).take_while(|_| inlet.deliver(&line)).count();
         assert_eq!(accepted, 16);
         let last = std::iter::from_fn(|| mailbox.take()).last();
-        assert!(matches!(last, Some(Delivery::Overflow)));
+        assert!(matches!(last, Some((3, Delivery::Overflow))));
     }
 
     #[test]
     fn one_huge_line_is_no_backlog() {
-        let (inlet, mailbox) = mailbox();
+        let mailbox = Mailbox::default();
+        let inlet = mailbox.inlet(0);
         assert!(inlet.deliver(&vec![b'x'; MAX_BYTES + 1]));
-        assert!(matches!(mailbox.take(), Some(Delivery::Line(line)) if line.len() == MAX_BYTES + 1));
-        let (inlet, mailbox) = super::mailbox();
+        assert!(matches!(mailbox.take(), Some((0, Delivery::Line(line))) if line.len() == MAX_BYTES + 1));
+        let inlet = Mailbox::default().inlet(0);
         assert_eq!((0..MAX_MESSAGES + 1).take_while(|_| inlet.deliver(b"x")).count(), MAX_MESSAGES);
-        drop(mailbox);
     }
 }

@@ -1,10 +1,9 @@
 //! The codex side: one `codex app-server` at a time, its wire, its versions, its deaths.
 //!
 //! Reading order: [`wire`], [`router`], [`mailbox`], [`connection`] (one process and its lines), [`dialect`] (what the
-//! lines mean), [`home`], [`inherit`], [`generation`] (a process with all that belongs to it), [`active_turn`],
-//! [`supervisor`] (which generation serves).
+//! lines mean), [`home`], [`inherit`], [`generation`] (a process with all that belongs to it), [`supervisor`]
+//! (which generation serves), [`turns`] (the turns of one request).
 
-pub mod active_turn;
 pub mod binary;
 pub mod connection;
 pub mod dialect;
@@ -15,4 +14,5 @@ pub mod mailbox;
 pub mod process;
 pub mod router;
 pub mod supervisor;
+pub mod turns;
 pub mod wire;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::mailbox::{Inlet, Mailbox, mailbox};
+use super::mailbox::Inlet;
 use super::wire::Probe;
 
 /// Why a connection ended; the same words for everybody who waits on it.
@@ -92,18 +92,17 @@ impl Router {
         self.tables().waiters.remove(&id);
     }
 
-    /// From now on the lines of `thread` go into the mailbox returned.
+    /// From now on the lines of `thread` go in here.
     ///
     /// # Errors
     /// The connection has ended.
-    pub fn subscribe(&self, thread: &str) -> Result<Mailbox, Cause> {
-        let (inlet, mailbox) = mailbox();
+    pub fn subscribe(&self, thread: &str, inlet: Inlet) -> Result<(), Cause> {
         let mut tables = self.tables();
         if let Some(cause) = &tables.closed {
             return Err(cause.clone());
         }
         tables.threads.insert(thread.to_owned(), inlet);
-        Ok(mailbox)
+        Ok(())
     }
 
     /// Ends a subscription.
@@ -190,11 +189,17 @@ impl Router {
 
 #[cfg(test)]
 mod tests {
-    use super::super::mailbox::Delivery;
+    use super::super::mailbox::{Delivery, Mailbox};
     use super::*;
 
     fn delta(thread: &str) -> Vec<u8> {
         format!(r#"{{"method":"item/agentMessage/delta","params":{{"threadId":"{thread}","delta":"x"}}}}"#).into_bytes()
+    }
+
+    fn subscribe(router: &Router, thread: &str) -> Mailbox {
+        let mailbox = Mailbox::default();
+        router.subscribe(thread, mailbox.inlet(0)).unwrap();
+        mailbox
     }
 
     #[test]
@@ -214,14 +219,14 @@ mod tests {
     #[test]
     fn each_thread_gets_only_its_own_lines() {
         let router = Router::default();
-        let one = router.subscribe("1").unwrap();
-        let two = router.subscribe("2").unwrap();
+        let one = subscribe(&router, "1");
+        let two = subscribe(&router, "2");
         router.route(&delta("2"));
         router.route(&delta("3"));
         router.unsubscribe("2");
         router.route(&delta("2"));
         assert!(one.take().is_none());
-        assert!(matches!(two.take(), Some(Delivery::Line(line)) if line == delta("2")));
+        assert!(matches!(two.take(), Some((0, Delivery::Line(line))) if line == delta("2")));
         assert!(two.take().is_none());
         assert_eq!(router.counts(), (2, 0));
     }
@@ -240,9 +245,9 @@ mod tests {
         let router = Router::default();
         let call = br#"{"id":4,"method":"item/tool/call","params":{"threadId":"1","callId":"c"}}"#;
         assert_eq!(router.route(call), Routed::Refuse { id: "4".into(), method: "item/tool/call".into() });
-        let mailbox = router.subscribe("1").unwrap();
+        let mailbox = subscribe(&router, "1");
         assert_eq!(router.route(call), Routed::Done);
-        assert!(matches!(mailbox.take(), Some(Delivery::Line(_))));
+        assert!(matches!(mailbox.take(), Some((0, Delivery::Line(_)))));
         let approval = br#"{"id":"x","method":"execCommandApproval","params":{"threadId":"1"}}"#;
         assert_eq!(router.route(approval), Routed::Refuse { id: "\"x\"".into(), method: "execCommandApproval".into() });
     }
@@ -251,12 +256,12 @@ mod tests {
     fn the_first_cause_reaches_everybody_and_nobody_registers_afterwards() {
         let router = Router::default();
         let (_, waiter) = router.expect().unwrap();
-        let mailbox = router.subscribe("1").unwrap();
+        let mailbox = subscribe(&router, "1");
         router.close(Cause::new("first"));
         router.close(Cause::new("second"));
         assert_eq!(waiter.recv().unwrap(), Err(Cause::new("first")));
-        assert!(matches!(mailbox.take(), Some(Delivery::Closed(cause)) if cause == Cause::new("first")));
+        assert!(matches!(mailbox.take(), Some((0, Delivery::Closed(cause))) if cause == Cause::new("first")));
         assert_eq!(router.expect().unwrap_err(), Cause::new("first"));
-        assert_eq!(router.subscribe("2").unwrap_err(), Cause::new("first"));
+        assert_eq!(router.subscribe("2", Mailbox::default().inlet(0)).unwrap_err(), Cause::new("first"));
     }
 }

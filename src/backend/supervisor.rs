@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select, unbounded};
 use serde_json::json;
 
-use super::active_turn::{ActiveTurn, Lease, Unstarted};
 use super::generation::{Generation, Knowledge, Sources, Start};
 use super::process::Starting;
 use super::router::{Cause, Reply};
+use super::turns::{Lease, Turns, Unstarted};
 use crate::config::Config;
 use crate::deadline::{Cancel, Deadline};
 use crate::threads;
@@ -158,16 +158,22 @@ impl Supervisor {
         Ok((Self(Arc::clone(&shared)), Running { thread, done, shared }))
     }
 
-    /// Starts a turn on the current generation, after waiting for one until `wait` if need be. A generation that is lost
-    /// before anything reached the model is replaced by the next.
+    /// Starts a turn on the current generation, after waiting for one until `wait` if need be, and returns codex's id of
+    /// the conversation. A generation that is lost before anything reached the model is replaced by the next.
     ///
     /// # Errors
     /// Why there is no turn.
-    pub fn start_turn(&self, request: &TurnRequest, wait: &Deadline, cancel: &Cancel) -> Result<ActiveTurn, TurnError> {
+    pub fn start_turn(
+        &self,
+        turns: &mut Turns,
+        index: u32,
+        request: &TurnRequest,
+        wait: &Deadline,
+    ) -> Result<String, TurnError> {
         loop {
-            let lease = self.lease(wait, cancel)?;
-            match ActiveTurn::start(lease, &self.0.config, request, cancel) {
-                Ok(turn) => return Ok(turn),
+            let lease = self.lease(wait, turns.cancel())?;
+            match turns.start(index, lease, &self.0.config, request) {
+                Ok(id) => return Ok(id),
                 Err(Unstarted::Failed(error)) => return Err(error),
                 Err(Unstarted::Lost(error)) if wait.passed() => return Err(error),
                 Err(Unstarted::Lost(error)) => log::info!("a turn moves on to the next app-server: {error}"),
@@ -298,9 +304,16 @@ struct Tracked {
     generation: Arc<Generation>,
     ready_at: Instant,
     baseline: Option<u64>,
-    next_ping: Instant,
+    last_ping: Instant,
     pong: Option<(Receiver<Reply>, Instant)>,
     leaving: Option<Leaving>,
+}
+
+impl Tracked {
+    /// After a long silence, a turn that begins is followed by a ping at once.
+    fn next_ping(&self) -> Instant {
+        self.last_ping + if self.generation.running() > 0 { PING.0 } else { PING.1 }
+    }
 }
 
 /// What only the supervisor's thread touches.
@@ -450,7 +463,7 @@ impl Task {
                     generation,
                     ready_at: now,
                     baseline: None,
-                    next_ping: now + PING.0,
+                    last_ping: now,
                     pong: None,
                     leaving: None,
                 });
@@ -483,7 +496,7 @@ impl Task {
                 Some(Leaving::Eof(at) | Leaving::Term(at)) => Some(at),
                 _ => None,
             };
-            [Some(tracked.next_ping), pong, leaving].into_iter().flatten()
+            [Some(tracked.next_ping()), pong, leaving].into_iter().flatten()
         });
         let own = [Some(self.next_look), self.measure.then_some(self.next_measure), Some(self.not_before)];
         let own = own.into_iter().flatten().filter(|at| *at > now);
@@ -504,11 +517,8 @@ impl Task {
                     silent.push(generation.number);
                 }
             }
-            let gap = if generation.running() > 0 { PING.0 } else { PING.1 };
-            // A turn that has begun brings the next ping nearer.
-            tracked.next_ping = tracked.next_ping.min(now + gap);
-            if tracked.pong.is_none() && tracked.leaving.is_none() && now >= tracked.next_ping {
-                tracked.next_ping = now + gap;
+            if tracked.pong.is_none() && tracked.leaving.is_none() && now >= tracked.next_ping() {
+                tracked.last_ping = now;
                 tracked.pong =
                     generation.connection.ask(generation.dialect.ping(), json!({})).ok().map(|pong| (pong, now + PONG));
             }

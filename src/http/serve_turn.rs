@@ -1,5 +1,5 @@
-//! From a validated request to the last byte of its answer: one loop for streams and whole answers, as both are folds of
-//! the same events.
+//! From a validated request to the last byte of its answer: one loop for streams and whole answers, one choice or
+//! several, as all are folds of the same events.
 
 use std::io;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -9,12 +9,26 @@ use super::sse::EVENT_STREAM;
 use super::{Exchange, Response, fresh_id};
 use crate::api::cut::Cutter;
 use crate::api::error::ApiError;
+use crate::api::models::Resolved;
 use crate::api::{ApiRequest, EncodeOptions, Encoder, Stamp};
-use crate::backend::active_turn::ActiveTurn;
+use crate::backend::turns::Turns;
 use crate::config::{KeepaliveForm, names};
 use crate::deadline::Deadline;
 use crate::permits::Permit;
 use crate::turn::{Finish, TurnError, TurnErrorKind, TurnEvent, TurnOutcome};
+
+/// A request whose turns run.
+struct Running<'a> {
+    app: &'a App,
+    request: &'a ApiRequest,
+    resolved: Resolved,
+    turns: Turns,
+    /// The first, and those that were free when further choices began.
+    permits: Vec<Permit>,
+    cutters: Vec<Cutter>,
+    /// How many choices still run.
+    running: usize,
+}
 
 /// An answer that is being written.
 struct Answer<'e, 'c> {
@@ -26,124 +40,168 @@ struct Answer<'e, 'c> {
 }
 
 impl App {
-    /// Serves a request that needs a turn.
+    /// Serves a request that needs turns.
     pub(super) fn serve_turn(
         &self,
         exchange: &mut Exchange<'_>,
-        request: ApiRequest,
+        request: &ApiRequest,
         record: &mut Record,
     ) -> io::Result<()> {
-        let began = self.begin(exchange, &request, record);
-        let (turn, permit, stamp) = match began {
-            Ok(began) => began,
+        let mut running = match self.begin(exchange, request, record) {
+            Ok(running) => running,
             Err(error) => {
                 record.end = error.code.unwrap_or(error.kind).to_owned();
                 return exchange.error(&error);
             }
         };
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let stamp = Stamp { id: fresh_id(), created, model: running.resolved.name.clone() };
         let options = EncodeOptions {
             reasoning: self.config.reasoning,
             keepalive_chunk: self.config.sse_keepalive_form == KeepaliveForm::Chunk,
         };
         let encoder = request.encoder(&stamp, options);
         let mut answer = Answer { exchange, encoder, stream: request.stream, opened: false, out: Vec::new() };
-        let result = self.run(&mut answer, turn, Cutter::new(request.cut), record);
+        let result = running.run(&mut answer, record);
         let spent = answer.encoder.spent();
         let mark = if spent.estimated { "~" } else { "" };
         let usage = spent.usage;
         record.tokens = Some(format!("{mark}{}/{}/{}/{}", usage.input, usage.cached, usage.output, usage.reasoning));
-        // The answer is out; only now may others take the place.
-        drop(permit);
+        // The answer is out. What still runs at codex is stopped now, and only then may others take its place.
+        drop(running.turns);
+        drop(running.permits);
         result
     }
 
-    /// Everything that may end in a plain HTTP error: the model's name, a permit, an app-server, the start of the turn.
-    fn begin(
-        &self,
+    /// Everything that may end in a plain HTTP error: the model's name, a permit, an app-server, the first turn's start.
+    fn begin<'a>(
+        &'a self,
         exchange: &mut Exchange<'_>,
-        request: &ApiRequest,
+        request: &'a ApiRequest,
         record: &mut Record,
-    ) -> Result<(ActiveTurn, Permit, Stamp), ApiError> {
+    ) -> Result<Running<'a>, ApiError> {
         let wait = Deadline::after(names::QUEUE, self.config.queue);
         let cancel = exchange.cancel();
         let api = |error: TurnError| ApiError::from(&error);
         let models = self.supervisor.models(&wait, &cancel).map_err(api)?;
         let resolved = self.names(&models).resolve(request.model.as_deref(), request.effort.as_ref())?;
         record.model = Some(resolved.name.clone());
-        let permit = self.permits.acquire(&wait, &cancel).map_err(api)?;
-        let mut turn = request.turn(0);
-        turn.model = resolved.id;
-        turn.effort = resolved.effort;
-        let turn = self.supervisor.start_turn(&turn, &wait, &cancel).map_err(api)?;
-        log::debug!("request={} thread={}", exchange.request_id(), turn.id());
-        record.thread = Some(turn.id().to_owned());
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Ok((turn, permit, Stamp { id: fresh_id(), created, model: resolved.name }))
+        let permits = vec![self.permits.acquire(&wait, &cancel).map_err(api)?];
+        let turns = Turns::new(cancel);
+        let mut running = Running { app: self, request, resolved, turns, permits, cutters: Vec::new(), running: 0 };
+        let thread = running.start_next(&wait).map_err(api)?;
+        log::debug!("request={} thread={thread}", exchange.request_id());
+        record.thread = Some(thread);
+        Ok(running)
+    }
+}
+
+impl Running<'_> {
+    fn left(&self) -> bool {
+        self.cutters.len() < self.request.choices() as usize
     }
 
-    fn run(
-        &self,
-        answer: &mut Answer<'_, '_>,
-        mut turn: ActiveTurn,
-        mut cutter: Cutter,
-        record: &mut Record,
-    ) -> io::Result<()> {
-        let open_at = Instant::now() + self.config.stream_open;
-        let keepalive = Some(self.config.sse_keepalive)
-            .filter(|gap| !gap.is_zero() && self.config.sse_keepalive_form != KeepaliveForm::Off);
+    /// Starts the turn of the next choice and returns codex's id of it.
+    fn start_next(&mut self, wait: &Deadline) -> Result<String, TurnError> {
+        // There are at most a few choices.
+        let index = self.cutters.len() as u32;
+        let mut turn = self.request.turn(index);
+        turn.model = self.resolved.id.clone();
+        turn.effort = self.resolved.effort.clone();
+        let thread = self.app.supervisor.start_turn(&mut self.turns, index, &turn, wait)?;
+        self.cutters.push(Cutter::new(self.request.cut.clone()));
+        self.running += 1;
+        Ok(thread)
+    }
+
+    /// Starts as many further choices as have a permit: one of ours that is free again, or one that nobody waits for.
+    fn start_more(&mut self) -> Result<(), TurnError> {
+        while self.left() {
+            if self.running == self.permits.len() {
+                let Some(permit) = self.app.permits.try_acquire() else { break };
+                self.permits.push(permit);
+            }
+            self.start_next(&Deadline::after(names::QUEUE, self.app.config.queue))?;
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, answer: &mut Answer<'_, '_>, record: &mut Record) -> io::Result<()> {
+        let config = &self.app.config;
+        let open_at = Instant::now() + config.stream_open;
+        let keepalive = (config.sse_keepalive_form != KeepaliveForm::Off).then_some(config.sse_keepalive);
         let mut last_write = Instant::now();
         let mut events = Vec::new();
-        loop {
+        while self.running > 0 || self.left() {
+            let started = self.start_more();
             let until = match (answer.stream, answer.opened) {
                 (false, _) => None,
                 (true, false) => Some(open_at),
                 (true, true) => keepalive.map(|gap| last_write + gap),
             };
-            turn.next(until, &mut events);
-            let mut end = None;
-            if events.is_empty() {
-                if answer.opened {
-                    answer.encoder.keepalive(&mut answer.out);
-                } else {
-                    answer.encoder.open(&mut answer.out);
-                }
-            } else {
-                record.first.get_or_insert_with(Instant::now);
+            if started.is_ok() {
+                self.turns.next(until, &mut events);
             }
-            for event in events.drain(..) {
-                let cut = cutter.filter(event, |event| match event {
-                    TurnEvent::End(outcome) => end = Some(outcome),
-                    event => answer.encoder.event(0, &event, &mut answer.out),
-                });
-                if let Some(finish) = cut {
-                    end = Some(TurnOutcome { result: Ok(finish), usage: None });
-                    break;
-                }
+            if let Err(error) = started.and_then(|()| self.take_in(&mut events, answer, record)) {
+                record.end = format!("{:?}: {error}", error.kind);
+                return answer.fail(&error);
             }
-            let Some(outcome) = end else {
+            if !answer.out.is_empty() {
                 answer.flush()?;
                 last_write = Instant::now();
-                continue;
-            };
-            return match outcome.result {
-                Ok(finish) => {
-                    record.end = reason(finish).to_owned();
-                    answer.encoder.event(0, &TurnEvent::End(outcome), &mut answer.out);
-                    answer.finish()
-                }
-                Err(error) => {
-                    record.end = format!("{:?}: {error}", error.kind);
-                    answer.fail(&error)
-                }
-            };
+            }
         }
+        answer.finish()
+    }
+
+    fn take_in(
+        &mut self,
+        events: &mut Vec<(u32, TurnEvent)>,
+        answer: &mut Answer<'_, '_>,
+        record: &mut Record,
+    ) -> Result<(), TurnError> {
+        if events.is_empty() {
+            answer.keep_alive();
+            return Ok(());
+        }
+        record.first.get_or_insert_with(Instant::now);
+        for (index, event) in events.drain(..) {
+            let Some(cutter) = self.cutters.get_mut(index as usize) else { continue };
+            let mut end = None;
+            let cut = cutter.filter(event, |event| match event {
+                TurnEvent::End(outcome) => end = Some(outcome),
+                event => answer.encoder.event(index, &event, &mut answer.out),
+            });
+            if let Some(finish) = cut {
+                self.turns.interrupt(index);
+                end = Some(TurnOutcome { result: Ok(finish), usage: None });
+            }
+            let Some(outcome) = end else { continue };
+            let finish = outcome.result.clone()?;
+            record.end = reason(finish).to_owned();
+            answer.encoder.event(index, &TurnEvent::End(outcome), &mut answer.out);
+            self.running -= 1;
+            // Where another choice waits for the place, this one has to have left it.
+            if self.left() {
+                self.turns.finish(index);
+            }
+        }
+        Ok(())
     }
 }
 
 impl Answer<'_, '_> {
+    fn keep_alive(&mut self) {
+        if self.opened {
+            self.encoder.keepalive(&mut self.out);
+        } else if self.stream {
+            self.encoder.open(&mut self.out);
+        }
+    }
+
     /// Sends what has been encoded, if it is a stream; a whole answer goes out at its end.
     fn flush(&mut self) -> io::Result<()> {
-        if !self.stream || self.out.is_empty() {
+        if !self.stream {
             return Ok(());
         }
         if !self.opened {

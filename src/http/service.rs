@@ -88,7 +88,7 @@ impl App {
                     chat::request::parse(&body, &options)
                 });
                 let request = request.map_err(|error| Response::error(&error))?;
-                Ok(self.serve_turn(exchange, request, record))
+                Ok(self.serve_turn(exchange, &request, record))
             }
         }
     }

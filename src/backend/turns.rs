@@ -1,0 +1,317 @@
+//! The turns of one request, from start to end. Each ends exactly once for its client; at codex it ends when it is
+//! finished or everything is dropped, whatever happened: interrupted (once) if it still runs, its thread forgotten, its
+//! place on the generation given back.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender, at, select};
+
+use super::connection::CallError;
+use super::dialect::{Decoder, StartError};
+use super::generation::Generation;
+use super::mailbox::{Delivery, Mailbox};
+use super::supervisor::Event;
+use crate::config::{Config, names};
+use crate::deadline::{Cancel, Deadline};
+use crate::turn::{TurnError, TurnErrorKind, TurnEvent, TurnRequest};
+
+/// How long codex may take over an interrupt before its generation is replaced.
+const INTERRUPT: Duration = Duration::from_secs(2);
+
+/// A place on a generation: while it is held, the generation is not ended for being old.
+#[derive(Debug)]
+pub struct Lease {
+    /// The generation.
+    pub generation: Arc<Generation>,
+    events: Sender<Event>,
+}
+
+impl Lease {
+    /// Takes a place. To be called where nobody can retire the generation at the same moment.
+    pub fn take(generation: &Arc<Generation>, events: &Sender<Event>) -> Self {
+        generation.turns.fetch_add(1, Ordering::AcqRel);
+        Self { generation: Arc::clone(generation), events: events.clone() }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.generation.turns.fetch_sub(1, Ordering::AcqRel);
+        let _ = self.events.send(Event::TurnEnded);
+    }
+}
+
+/// The turns that one request runs at the moment.
+#[derive(Debug)]
+pub struct Turns {
+    mailbox: Mailbox,
+    cancel: Cancel,
+    active: Vec<ActiveTurn>,
+    /// What came while one of them was being stopped.
+    pending: Vec<(u32, TurnEvent)>,
+}
+
+/// A turn that was started.
+#[derive(Debug)]
+struct ActiveTurn {
+    index: u32,
+    thread: String,
+    decoder: Decoder,
+    interrupted: bool,
+    whole: Deadline,
+    idle: Deadline,
+    settle: Option<Instant>,
+    lease: Lease,
+}
+
+/// Why nothing was started.
+#[derive(Debug)]
+pub enum Unstarted {
+    /// The generation was lost before anything reached the model: the next one can serve the request.
+    Lost(TurnError),
+    /// The request fails.
+    Failed(TurnError),
+}
+
+impl Turns {
+    /// None yet. `cancel` ends them all.
+    pub fn new(cancel: Cancel) -> Self {
+        Self { mailbox: Mailbox::default(), cancel, active: Vec::new(), pending: Vec::new() }
+    }
+
+    /// What ends them all.
+    pub fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
+    /// Starts the turn of an index and returns codex's id of the conversation. A client that leaves meanwhile is noticed
+    /// right after: a thread that is being made has to be released in any case.
+    ///
+    /// # Errors
+    /// See [`Unstarted`].
+    pub fn start(
+        &mut self,
+        index: u32,
+        lease: Lease,
+        config: &Config,
+        request: &TurnRequest,
+    ) -> Result<String, Unstarted> {
+        let whole = Deadline::after(names::TIMEOUT, config.timeout);
+        let idle = Deadline::after(names::IDLE_TIMEOUT, config.idle_timeout);
+        let first = if idle.at < whole.at { idle } else { whole };
+        let generation = Arc::clone(&lease.generation);
+        let (connection, dialect, session) = (&generation.connection, generation.dialect, generation.session());
+        let failed = |error| unstarted(error, &lease);
+        let thread = dialect.start_thread(connection, &session, request, &first).map_err(failed)?;
+        let release = |error| {
+            connection.router.unsubscribe(&thread);
+            dialect.release(connection, &thread);
+            failed(error)
+        };
+        let subscribed = connection.router.subscribe(&thread, self.mailbox.inlet(index));
+        subscribed.map_err(|cause| failed(StartError::Early(CallError::Closed(cause))))?;
+        if let Some(cause) = self.cancel.cause() {
+            return Err(release(StartError::Turn(cause.error())));
+        }
+        let decoder = dialect.start_turn(connection, &generation.capabilities, &session, &thread, request, &first);
+        let decoder = decoder.map_err(release)?;
+        let id = thread.clone();
+        self.active.push(ActiveTurn { index, thread, decoder, interrupted: false, whole, idle, settle: None, lease });
+        Ok(id)
+    }
+
+    /// Waits until something happened or `until` has come, and appends what happened to `out`, text already merged.
+    /// Nothing comes for an index after its [`TurnEvent::End`].
+    pub fn next(&mut self, until: Option<Instant>, out: &mut Vec<(u32, TurnEvent)>) {
+        out.append(&mut self.pending);
+        while out.is_empty() && self.active.iter().any(|turn| !turn.decoder.ended) {
+            if let Some(cause) = self.cancel.cause() {
+                self.active.iter_mut().for_each(|turn| turn.abort(cause.error(), out));
+                return;
+            }
+            let limits = self.active.iter().filter(|turn| !turn.decoder.ended);
+            let limits = limits.flat_map(|turn| [Some(turn.whole.at), Some(turn.idle.at), turn.settle]);
+            let Some(next) = limits.chain([until]).flatten().min() else { return };
+            select! {
+                recv(self.mailbox.receiver()) -> delivery => {
+                    if let Ok((index, delivery)) = delivery {
+                        self.mailbox.settle(&delivery);
+                        self.take_in(index, delivery, out);
+                        while let Some((index, delivery)) = self.mailbox.take() {
+                            self.take_in(index, delivery, out);
+                        }
+                    }
+                }
+                recv(self.cancel.wake()) -> _ => {}
+                recv(at(next)) -> _ => {
+                    self.active.iter_mut().for_each(|turn| turn.check_deadlines(out));
+                    if out.is_empty() && until.is_some_and(|until| until <= Instant::now()) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_in(&mut self, index: u32, delivery: Delivery, out: &mut Vec<(u32, TurnEvent)>) {
+        if let Some(turn) = self.active.iter_mut().find(|turn| turn.index == index) {
+            turn.take_in(delivery, out);
+        }
+    }
+
+    /// Asks codex to stop a turn whose answer is complete for its client.
+    pub fn interrupt(&mut self, index: u32) {
+        self.active.iter_mut().filter(|turn| turn.index == index).for_each(ActiveTurn::interrupt);
+    }
+
+    /// Waits until a turn has ended at codex too, so that its permit is free.
+    pub fn finish(&mut self, index: u32) {
+        self.stop(|turn| turn.index == index);
+    }
+
+    /// Interrupts the chosen turns that still run, waits until they have ended, and forgets all chosen ones.
+    fn stop(&mut self, chosen: impl Fn(&ActiveTurn) -> bool) {
+        self.active.iter_mut().filter(|turn| chosen(turn)).for_each(ActiveTurn::interrupt);
+        let limit = Instant::now() + INTERRUPT;
+        let mut out = std::mem::take(&mut self.pending);
+        while self.active.iter().any(|turn| chosen(turn) && turn.decoder.running) {
+            let Ok((index, delivery)) = self.mailbox.receiver().recv_deadline(limit) else {
+                for turn in self.active.iter().filter(|turn| chosen(turn) && turn.decoder.running) {
+                    let number = turn.lease.generation.number;
+                    let _ = turn.lease.events.send(Event::Suspect(number, "an interrupt had no effect"));
+                }
+                break;
+            };
+            self.mailbox.settle(&delivery);
+            self.take_in(index, delivery, &mut out);
+        }
+        self.active.retain(|turn| !chosen(turn));
+        out.retain(|(index, _)| self.active.iter().any(|turn| turn.index == *index));
+        self.pending = out;
+    }
+}
+
+impl Drop for Turns {
+    fn drop(&mut self) {
+        self.stop(|_| true);
+    }
+}
+
+impl ActiveTurn {
+    fn take_in(&mut self, delivery: Delivery, out: &mut Vec<(u32, TurnEvent)>) {
+        match delivery {
+            Delivery::Line(line) => {
+                let mut events = Vec::new();
+                if self.decoder.decode(&line, &mut events) {
+                    self.idle = Deadline::after(self.idle.name, self.idle.limit);
+                    self.settle = self.decoder.settle_time().map(|time| Instant::now() + time);
+                }
+                events.into_iter().for_each(|event| push(out, self.index, event));
+            }
+            Delivery::Overflow => {
+                let words = "The client reads more slowly than the model writes; its backlog grew too large.";
+                self.abort(TurnError::new(TurnErrorKind::SlowReader, words), out);
+                // Nothing comes any more; codex is asked to stop, and that has to do.
+                self.interrupt();
+                self.decoder.running = false;
+            }
+            Delivery::Closed(cause) => {
+                self.decoder.running = false;
+                self.abort(lost(&cause.to_string()), out);
+            }
+        }
+    }
+
+    fn check_deadlines(&mut self, out: &mut Vec<(u32, TurnEvent)>) {
+        if let Some(deadline) = [self.whole, self.idle].into_iter().find(Deadline::passed) {
+            let words = format!("The turn was not finished within {}.", deadline.describe());
+            self.abort(TurnError::new(TurnErrorKind::Timeout, words), out);
+        } else if self.settle.is_some_and(|settle| settle <= Instant::now()) {
+            let mut events = Vec::new();
+            self.decoder.settle(&mut events);
+            self.settle = None;
+            events.into_iter().for_each(|event| push(out, self.index, event));
+        }
+    }
+
+    fn abort(&mut self, error: TurnError, out: &mut Vec<(u32, TurnEvent)>) {
+        let mut events = Vec::new();
+        self.decoder.abort(error, &mut events);
+        events.into_iter().for_each(|event| push(out, self.index, event));
+    }
+
+    fn interrupt(&mut self) {
+        if self.decoder.running && !std::mem::replace(&mut self.interrupted, true) {
+            let generation = &self.lease.generation;
+            generation.dialect.interrupt(&generation.connection, &self.thread, self.decoder.turn());
+        }
+    }
+}
+
+impl Drop for ActiveTurn {
+    fn drop(&mut self) {
+        let generation = &self.lease.generation;
+        if self.decoder.instructions_refused {
+            let _ = self.lease.events.send(Event::InstructionsRefused);
+        }
+        generation.connection.router.unsubscribe(&self.thread);
+        generation.dialect.release(&generation.connection, &self.thread);
+    }
+}
+
+fn lost(cause: &str) -> TurnError {
+    TurnError::new(TurnErrorKind::Unavailable, format!("The answer is lost: {cause}. Try again."))
+}
+
+fn unstarted(error: StartError, lease: &Lease) -> Unstarted {
+    match error {
+        StartError::Early(CallError::Closed(cause)) => Unstarted::Lost(lost(&cause.to_string())),
+        StartError::Late(CallError::Closed(cause)) => Unstarted::Failed(lost(&cause.to_string())),
+        StartError::Early(CallError::Deadline(words)) | StartError::Late(CallError::Deadline(words)) => {
+            let _ = lease.events.send(Event::Suspect(lease.generation.number, "a call was not answered in time"));
+            Unstarted::Failed(TurnError::new(TurnErrorKind::Timeout, words))
+        }
+        StartError::Early(CallError::Refused(error)) | StartError::Late(CallError::Refused(error)) => {
+            log::warn!("codex refused a turn: {} ({})", error.message, error.code);
+            Unstarted::Failed(if error.is_overload() {
+                TurnError::new(TurnErrorKind::Overloaded, "Codex has too much to do; try again later.")
+            } else {
+                TurnError::new(TurnErrorKind::Upstream, "Codex refused the request; the log says why.")
+            })
+        }
+        StartError::Turn(error) => Unstarted::Failed(error),
+    }
+}
+
+/// Text that follows text of the same turn becomes one event, so that a backlog becomes one write.
+fn push(out: &mut Vec<(u32, TurnEvent)>, index: u32, event: TurnEvent) {
+    match (out.last_mut(), event) {
+        (Some((last, TurnEvent::Text(text))), TurnEvent::Text(more))
+        | (Some((last, TurnEvent::Reasoning(text))), TurnEvent::Reasoning(more))
+            if *last == index =>
+        {
+            text.push_str(&more);
+        }
+        (_, event) => out.push((index, event)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adjacent_text_of_one_turn_is_merged_and_nothing_else() {
+        let text = |text: &str| TurnEvent::Text(text.into());
+        let thought = |text: &str| TurnEvent::Reasoning(text.into());
+        let mut out = Vec::new();
+        for (index, event) in
+            [(0, thought("a")), (0, thought("b")), (0, text("c")), (0, text("d")), (1, text("e")), (0, text("f"))]
+        {
+            push(&mut out, index, event);
+        }
+        assert_eq!(out, [(0, thought("ab")), (0, text("cd")), (1, text("e")), (0, text("f"))]);
+    }
+}
