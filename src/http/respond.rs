@@ -25,7 +25,7 @@ impl Response {
 
     /// JSON text.
     pub fn json(status: u16, text: impl Into<Vec<u8>>) -> Self {
-        Self { body: text.into(), ..Self::new(status).header("content-type", "application/json") }
+        Self::new(status).header("content-type", "application/json").body(text)
     }
 
     /// An error in the shape of the API, with what tells SDKs whether to try again.
@@ -43,6 +43,12 @@ impl Response {
     /// Adds a header. Framing, `Connection` and `x-request-id` are added when the answer is written.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Sets the body.
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
         self
     }
 
