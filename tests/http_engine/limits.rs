@@ -174,8 +174,9 @@ fn an_unread_body_does_not_cost_the_client_the_answer() {
     while client.stream.write_all(&[b'x'; 16 * 1024]).is_ok() {
         assert!(begin.elapsed() < PATIENCE);
     }
-    let quiet = fixture.connect();
-    (&quiet.stream).write_all(b"POST /unread HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n").unwrap();
+    let mut quiet = fixture.connect();
+    quiet.send(b"POST /unread HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n");
+    assert!(quiet.answer().closes());
     until("closing", || fixture.server.connections() == 0);
 }
 
