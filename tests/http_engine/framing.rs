@@ -1,5 +1,7 @@
 //! Where requests and answers begin and end.
 
+use std::time::{Duration, Instant};
+
 use crate::support::{Fixture, Seen, short};
 use codex_completions::http::Limits;
 
@@ -130,6 +132,22 @@ fn a_connection_serves_many_requests() {
         assert_eq!(answer.body, format!("{n:02}").as_bytes());
     }
     assert_eq!(fixture.server.connections(), 1);
+}
+
+#[test]
+fn pieces_of_a_stream_do_not_wait_for_each_other() {
+    let fixture = Fixture::start(Limits::default());
+    let mut client = fixture.connect();
+    let mut times: Vec<_> = (0..21)
+        .map(|_| {
+            let begin = Instant::now();
+            assert_eq!(client.get("/stream").body.len(), 27);
+            begin.elapsed()
+        })
+        .collect();
+    times.sort();
+    // Without TCP_NODELAY the second piece waits 40 ms for the acknowledgement of the first.
+    assert!(times[10] < Duration::from_millis(30), "{times:?}");
 }
 
 #[test]
