@@ -86,7 +86,7 @@ impl Connection {
             if let Some(length) = scan.advance(&self.buf)? {
                 let head = Head::parse(self.buf.get(..length).unwrap_or_default())?;
                 self.buf.drain(..length);
-                return Ok(Some(head));
+                return if self.shared.is_draining() { Err(draining()) } else { Ok(Some(head)) };
             }
             let silent = self.buf.is_empty();
             match self.fill(&deadline, true) {
@@ -94,7 +94,7 @@ impl Connection {
                 _ if silent => return Ok(None),
                 Ok(_) => return Err(ApiError::bad_request("The request ended within its head.")),
                 Err(Unread::Late) => return Err(late("head", &deadline)),
-                Err(Unread::Draining) => return Err(self.shared.draining_error()),
+                Err(Unread::Draining) => return Err(draining()),
                 Err(Unread::Failed) => return Ok(None),
             }
         }
@@ -191,6 +191,10 @@ impl Connection {
             log::debug!("request={id} the client did not take the answer: {error}");
         }
     }
+}
+
+fn draining() -> ApiError {
+    ApiError::busy("shutting_down", "The server is being stopped.", Duration::from_secs(1))
 }
 
 fn late(what: &str, deadline: &Deadline) -> ApiError {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use tiny_http::{HTTPVersion, Method};
 
 use crate::api::error::ApiError;
+use crate::keys::Keys;
 
 /// Bytes of a head, the empty line at its end included.
 pub const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -175,6 +176,11 @@ impl Head {
         self.all(name).next()
     }
 
+    /// Whether the request carries one of `keys`, or none is needed.
+    pub fn accepted_by(&self, keys: &Keys) -> bool {
+        keys.accept(self.header("authorization"), self.header("x-api-key"))
+    }
+
     fn all<'h>(&'h self, name: &str) -> impl Iterator<Item = &'h str> {
         self.headers.iter().filter(move |(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
@@ -270,10 +276,6 @@ mod tests {
         }
     }
 
-    fn status(text: &str) -> u16 {
-        head(text).map_or_else(|error| error.status, |_| 200)
-    }
-
     #[test]
     fn a_usual_head() {
         let head = head("POST /v1/x?a=b?c HTTP/1.1\r\nHost: h\r\nX-A:  1 \r\ncontent-length: 5\r\n\r\nhello").unwrap();
@@ -293,7 +295,7 @@ mod tests {
         assert_eq!(path("*").unwrap_err().status, 400);
         assert_eq!(path("h:443").unwrap_err().status, 400);
         assert_eq!(path("").unwrap_err().status, 400);
-        assert_eq!(status("OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n"), 200);
+        assert!(head("OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n").is_ok());
     }
 
     #[test]
@@ -307,66 +309,15 @@ mod tests {
         assert_eq!(head("1.1", "Expect: more\r\n").unwrap_err().status, 417);
     }
 
+    // What is refused and why stands in tests/http_engine/framing.rs; here is what comes close and is fine.
     #[test]
-    fn any_doubt_is_refused() {
-        for fields in [
-            "Content-Length: 5\r\nContent-Length: 5\r\n",
-            "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
-            "Content-Length: +5\r\n",
-            "Content-Length: -5\r\n",
-            "Content-Length: 5 \r\n",
-            "Content-Length:  5\r\n",
-            "Content-Length: 5, 5\r\n",
-            "Content-Length: 0x5\r\n",
-            "Content-Length: 5_0\r\n",
-            "Content-Length:\r\n",
-            "Content-Length : 5\r\n",
-            "Content-Length: ٥\r\n",
-            "Transfer-Encoding: gzip\r\n",
-            "Transfer-Encoding: gzip, chunked\r\n",
-            "Transfer-Encoding: chunked, chunked\r\n",
-            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
-            "Transfer-Encoding: identity\r\n",
-            "Transfer-Encoding: \tchunked\r\n",
-            "Transfer-Encoding: chunked;q=1\r\n",
-            "Transfer-Encoding:\r\n",
-            "Transfer-Encoding\r\n",
-            "X-A: b\r\n folded: c\r\n",
-            "X-A: b\n",
-            "X-A: b\rc\r\n",
-            "X-A: b\u{0}\r\n",
-            "X-A: b\u{b}\r\n",
-            "X-A: b\r\r\n",
-            "X A: b\r\n",
-            ": b\r\n",
-            "Host: other\r\n",
-        ] {
-            assert_eq!(status(&format!("POST / HTTP/1.1\r\nHost: h\r\n{fields}\r\n")), 400, "{fields:?}");
-        }
-        assert_eq!(status("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), 400);
-        for host in ["", "Host: a b\r\n", "Host: a,b\r\n", "Host: u@h\r\n"] {
-            assert_eq!(status(&format!("GET / HTTP/1.1\r\n{host}\r\n")), 400, "{host:?}");
-        }
-    }
-
-    #[test]
-    fn request_lines() {
-        for (line, expected) in [
-            ("PRI * HTTP/2.0", 505),
-            ("GET / HTTP/1.2", 505),
-            ("GET / HTTP/3", 505),
-            ("GET /", 400),
-            ("GET  / HTTP/1.1", 400),
-            ("GET / HTTP/1.1 ", 400),
-            ("GET / http/1.1", 400),
-            ("G(T / HTTP/1.1", 400),
-            ("GET\t/\tHTTP/1.1", 400),
-            (" GET / HTTP/1.1", 400),
-        ] {
-            assert_eq!(status(&format!("{line}\r\nHost: h\r\n\r\n")), expected, "{line:?}");
-        }
-        assert_eq!(status("\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n"), 200);
-        assert_eq!(status("\nGET / HTTP/1.1\r\nHost: h\r\n\r\n"), 400);
+    fn what_is_odd_but_clear_is_taken() {
+        let framing = |fields: &str| head(&format!("POST / HTTP/1.1\r\nHost: h\r\n{fields}\r\n")).map(|h| h.framing);
+        assert_eq!(framing("content-LENGTH:5\r\n"), Ok(Framing::Length(5)));
+        assert_eq!(framing("Content-Length: 0005\r\n"), Ok(Framing::Length(5)));
+        assert_eq!(framing("Content-Length: 99999999999999999999999\r\n"), Ok(Framing::Length(u64::MAX)));
+        assert_eq!(framing("Transfer-Encoding: CHUNKED\r\n"), Ok(Framing::Chunked));
+        assert!(head("\r\n\r\nGET / HTTP/1.0\r\n\r\n").is_ok());
     }
 
     #[test]
@@ -377,8 +328,6 @@ mod tests {
             assert_eq!(scan.advance(&text.as_bytes()[..length]), Ok(None));
         }
         assert_eq!(scan.advance(text.as_bytes()), Ok(Some(text.len())));
-        assert_eq!(status(&text), 200);
-        assert_eq!(status(&format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "X: y\r\n".repeat(MAX_HEADERS))), 431);
         let long = format!("GET / HTTP/1.1\r\nX: {}", "y".repeat(MAX_HEAD_BYTES));
         assert_eq!(Scan::default().advance(long.as_bytes()).unwrap_err().status, 431);
     }

@@ -120,10 +120,6 @@ impl Shared {
         self.table.state().draining
     }
 
-    pub(super) fn draining_error(&self) -> ApiError {
-        ApiError::busy("shutting_down", "The server is being stopped.", Duration::from_secs(1))
-    }
-
     /// Makes a connection an open one, or a refused one when there are enough.
     fn admit(&self, socket: OwnedFd) -> Arc<Peer> {
         let mut state = self.table.state();
@@ -264,7 +260,7 @@ impl Server {
     }
 
     /// Stops accepting and closes connections without a request. Running requests go on; their answers say
-    /// `Connection: close`. A request whose head is not complete yet gets a 503.
+    /// `Connection: close`. A request whose head is complete only now gets a 503.
     pub fn drain(&self) {
         self.shared.table.state().draining = true;
         // The counter never overflows.

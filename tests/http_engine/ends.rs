@@ -136,6 +136,18 @@ fn answers_while_draining_are_the_last_of_their_connection() {
 }
 
 #[test]
+fn requests_after_the_begin_of_draining_are_refused() {
+    let fixture = Fixture::start(Limits::default());
+    let mut client = fixture.connect();
+    client.send(b"GET /stream-wait HTTP/1.1\r\nHost: h\r\n\r\nGET /any HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(fixture.next(), Seen::Waiting);
+    fixture.server.drain();
+    fixture.server.cancel_all(CancelCause::ShuttingDown);
+    assert_eq!((client.answer().status, client.answer().error().as_str()), (200, "shutting_down"));
+    assert!(client.rest().is_empty());
+}
+
+#[test]
 fn closing_cuts_off_what_is_left() {
     let fixture = Fixture::start(Limits::default());
     let mut client = fixture.connect();
