@@ -1,0 +1,26 @@
+"""Runs the tests of the official Node SDK (tests/e2e/*.test.cjs) against a proxy and a model of their own."""
+
+import os
+import subprocess
+import unittest
+
+import harness
+
+HERE = harness.ROOT / "tests/e2e"
+
+
+class Node(unittest.TestCase):
+    def test_official_sdk(self):
+        model = harness.Model()
+        self.addCleanup(model.kill)
+        proxy = harness.Proxy(model)
+        self.addCleanup(proxy.close)
+        env = {**os.environ, "PROXY_URL": proxy.url, "MODEL_PORT": str(model.port), "MODEL_NAME": harness.LISTED}
+        ran = subprocess.run(["node", "--test", "--test-reporter=spec", *sorted(HERE.glob("*.test.cjs"))],
+                             env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+        self.assertEqual(ran.returncode, 0, ran.stdout)
+        self.assertRegex(ran.stdout, r"pass [1-9]")
+
+
+if __name__ == "__main__":
+    unittest.main()
