@@ -57,7 +57,7 @@ class Process:
         self.log = tempfile.TemporaryFile()
         self.child = subprocess.Popen(
             [str(argument) for argument in arguments],
-            env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, start_new_session=True,
+            env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
         )
         self.pid = self.child.pid
         atexit.register(self.kill)

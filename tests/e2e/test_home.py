@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -30,7 +31,8 @@ class Desk(unittest.TestCase):
 
     def setUp(self):
         model.reset()
-        self.marks = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.marks = pathlib.Path(tempfile.mkdtemp(prefix="e2e-desk-"))
+        self.addCleanup(shutil.rmtree, self.marks)
         program = self.marks / "program"
         program.write_text(f'#!/bin/sh\necho "$0 $*" >> {self.marks}/started\nsleep 5\n')
         program.chmod(0o755)
