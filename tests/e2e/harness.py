@@ -132,7 +132,7 @@ class Seen:
                         inodes.add(link[8:-1])
         found = set()
         for table in ("tcp", "tcp6"):
-            with open(f"/proc/{self.pid}/net/{table}") as lines:
+            with open(f"/proc/net/{table}") as lines:
                 for line in list(lines)[1:]:
                     fields = line.split()
                     address, port = fields[2].split(":")
@@ -174,7 +174,7 @@ class Model:
 
     def turns(self):
         """The bodies of the requests for a completion."""
-        return [request["body"] for request in self.requests() if request["path"].endswith("/responses")]
+        return [request["body"] for request in self.requests() if request["path"].split("?")[0].endswith("/responses")]
 
     def connections(self):
         return self._control("/connections")
@@ -232,15 +232,20 @@ class Proxy:
         finally:
             connection.close()
 
-    def post(self, body, path="/v1/chat/completions"):
-        """A raw request; the whole answer as (status, headers, text)."""
+    @contextlib.contextmanager
+    def request(self, body, path="/v1/chat/completions"):
+        """The answer to a raw request, to be read at leisure."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
-            answer = connection.getresponse()
-            return answer.status, answer.headers, answer.read().decode()
+            yield connection.getresponse()
         finally:
             connection.close()
+
+    def post(self, body, path="/v1/chat/completions"):
+        """A raw request; the whole answer as (status, headers, text)."""
+        with self.request(body, path) as answer:
+            return answer.status, answer.headers, answer.read().decode()
 
     def ready(self):
         with contextlib.suppress(OSError):

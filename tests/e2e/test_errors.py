@@ -43,7 +43,7 @@ class Upstream(unittest.TestCase):
             self.assertIn("codex login", str(error))
 
     def test_quota_used_up(self):
-        for prompt in ("[[fail 429 usage_limit_reached]]", "[[fail-mid insufficient_quota]]"):
+        for prompt in ("[[fail 429 usage_limit_reached]]", "[[fail-start insufficient_quota]]"):
             for error in self.fails(prompt, openai.RateLimitError, "insufficient_quota"):
                 self.assertEqual(error.response.headers["x-should-retry"], "false")
 
@@ -52,7 +52,7 @@ class Upstream(unittest.TestCase):
             self.assertNotIn("x-should-retry", error.response.headers)
 
     def test_overloaded_and_broken(self):
-        for error in self.fails("[[fail-mid server_is_overloaded]]", openai.InternalServerError, "upstream_overloaded", 503):
+        for error in self.fails("[[fail-start server_is_overloaded]]", openai.InternalServerError, "upstream_overloaded", 503):
             self.assertIn("retry-after", error.response.headers)
         list(self.fails("[[fail 500 boom]]", openai.InternalServerError, "upstream_error", 502))
 

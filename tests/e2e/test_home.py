@@ -196,7 +196,7 @@ class Traces(unittest.TestCase):
         thread.start()
         try:
             proxy.wait_until_ready()
-            self.talk(proxy)
+            self.assertEqual(proxy.post(ask("[[words 20]] [[gap 30]]"))[0], 200)
             # What codex does at its start, it does within its first second.
             over.wait(1.5)
         finally:

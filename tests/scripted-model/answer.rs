@@ -15,7 +15,7 @@
 //! | `gate NAME` | after the first delta, silence until `POST /open/NAME` |
 //! | `hang`, `silent` | silence for ever, after the text or before anything |
 //! | `fail STATUS CODE` | an HTTP error instead of a stream; `retry-after S` adds the header |
-//! | `fail-mid CODE`, `fail-end CODE` | `response.failed` in the middle of the text, or after it |
+//! | `fail-start CODE`, `fail-mid CODE`, `fail-end CODE` | `response.failed` before the text, in its middle, after it |
 //! | `cut` | the connection is closed in the middle of the text |
 //! | `incomplete REASON` | `response.incomplete` after the text |
 //! | `once` | the faults above only the first time that a thread asks this |
@@ -228,6 +228,9 @@ impl<'a> Play<'a> {
         let response = json!({ "id": format!("resp_{}", self.number), "object": "response", "status": "in_progress",
             "model": body["model"], "output": [] });
         self.out.event("response.created", json!({ "response": response }))?;
+        if let Some(code) = self.fault("fail-start") {
+            return self.failed(code);
+        }
         self.reasoning()?;
         for deltas in messages {
             self.message(deltas)?;
