@@ -608,7 +608,14 @@ fn every_400_names_its_place() {
         (with(json!({"tool_choice": "required"})), "tool_choice", false, "demands a call, but no tool is offered"),
         (with(json!({"parallel_tool_calls": "no"})), "parallel_tool_calls", false, "must be a boolean"),
         (with(json!({"functions": [{}]})), "functions[0].name", false, "is missing"),
-        (with(json!({"functions": [{"name": "f"}], "tools": []})), "functions", false, "cannot stand beside `tools`"),
+        (with(json!({"functions": [{"name": "f"}], "tools": []})), "tools", false, "the other of two forms"),
+        (
+            with(json!({"functions": [{"name": "f"}], "tool_choice": "auto"})),
+            "tool_choice",
+            false,
+            "the other of two forms",
+        ),
+        (with(json!({"tools": [], "function_call": "auto"})), "function_call", false, "the other of two forms"),
         (
             with(json!({"functions": [{"name": "f"}], "function_call": "must"})),
             "function_call",

@@ -17,33 +17,43 @@ pub fn parse(body: &[u8], options: &ParseOptions) -> Result<ApiRequest, ApiError
     let root = Node::body(body)?;
     fields::no_effect(&root)?;
     fields::refuse(&root, ["audio", "web_search_options", "moderation", "suffix"])?;
-    only_text(&root)?;
     let features = &options.features;
 
-    let [model, messages, format, verbosity] = root.fields(["model", "messages", "response_format", "verbosity"])?;
+    let [model, messages, stream, stream_options, n, stop] =
+        root.fields(["model", "messages", "stream", "stream_options", "n", "stop"])?;
+    let [max_tokens, max_completion_tokens, effort, reasoning, verbosity, format, modalities, logprobs, top_logprobs] =
+        root.fields([
+            "max_tokens",
+            "max_completion_tokens",
+            "reasoning_effort",
+            "reasoning",
+            "verbosity",
+            "response_format",
+            "modalities",
+            "logprobs",
+            "top_logprobs",
+        ])?;
+    let [tools, choice, parallel, functions, function_call] =
+        root.fields(["tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"])?;
+
+    only_text(modalities, logprobs, top_logprobs)?;
     let model = model.map(|node| node.string()).transpose()?;
     let mut history = prompt::messages(&messages.ok_or_else(|| root.missing("messages"))?, features)?;
-
-    let [stream, stream_options, n, stop] = root.fields(["stream", "stream_options", "n", "stop"])?;
     let (stream, include_usage) = fields::stream(stream, stream_options)?;
     let n = fields::choices(n, features)?;
     let stop = fields::stop(stop, features)?;
-
-    let [max_tokens, max_completion_tokens] = root.fields(["max_tokens", "max_completion_tokens"])?;
     let limits = [fields::max_tokens(max_tokens, features)?, fields::max_tokens(max_completion_tokens, features)?];
-
-    let [effort, reasoning] = root.fields(["reasoning_effort", "reasoning"])?;
     let (effort, summary) = fields::reasoning(effort, reasoning, options)?;
     let verbosity = verbosity.map(|node| node.one_of(&["low", "medium", "high"])).transpose()?;
-
-    let [tools, choice, parallel, functions, function_call] =
-        root.fields(["tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"])?;
     let parallel = parallel.map_or(Ok(true), |node| node.boolean())?;
-    if let (Some(_), Some(functions)) = (&tools, &functions) {
-        return Err(functions.invalid("cannot stand beside `tools`"));
-    }
     let is_older = functions.is_some();
-    let offer = if is_older || function_call.is_some() {
+    let misplaced = if is_older { tools.as_ref().or(choice.as_ref()) } else { function_call.as_ref() };
+    if let Some(node) = misplaced {
+        return Err(node.invalid(
+            "belongs to the other of two forms: `tools` and `tool_choice`, or `functions` and `function_call`",
+        ));
+    }
+    let offer = if is_older {
         tools::read_functions(functions, function_call, features)?
     } else {
         tools::read(tools, choice, Shape::Nested, features)?
@@ -77,8 +87,11 @@ pub fn parse(body: &[u8], options: &ParseOptions) -> Result<ApiRequest, ApiError
 }
 
 /// Refuses what asks for more than text: other modalities, probabilities.
-fn only_text(root: &Node<'_>) -> Result<(), ApiError> {
-    let [modalities, logprobs, top_logprobs] = root.fields(["modalities", "logprobs", "top_logprobs"])?;
+fn only_text(
+    modalities: Option<Node<'_>>,
+    logprobs: Option<Node<'_>>,
+    top_logprobs: Option<Node<'_>>,
+) -> Result<(), ApiError> {
     if let Some(modalities) = modalities {
         modalities.elements(|_, modality| match modality.string()?.as_str() {
             "text" => Ok(()),
