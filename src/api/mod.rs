@@ -67,7 +67,16 @@ impl Features {
         choices: false,
     };
     /// What the server can do today.
-    pub const SERVED: Self = Self::NONE;
+    pub const SERVED: Self = Self {
+        tools: true,
+        tool_history: true,
+        images: true,
+        json_object: true,
+        schema: true,
+        stop: true,
+        max_tokens: true,
+        choices: true,
+    };
 
     fn need(&self, on: bool, node: &Node<'_>, what: &str) -> Result<(), ApiError> {
         if on { Ok(()) } else { Err(node.unsupported(format_args!("cannot be served: {what} not supported here"))) }
