@@ -128,6 +128,7 @@ impl Generation {
             base_instructions: self.base_instructions.as_deref(),
             lean: self.lean,
             joined: self.joined,
+            codex_tools: self.capabilities.codex_tools(self.lean),
         }
     }
 

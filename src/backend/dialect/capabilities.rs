@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::tool_names::CodexTools;
+
 /// A version of codex.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub u32, pub u32, pub u32);
@@ -67,6 +69,15 @@ impl Capabilities {
         self.version.unwrap_or(NEWEST)
     }
 
+    /// What codex offers the model of its own.
+    pub fn codex_tools(&self, lean: bool) -> CodexTools {
+        match lean {
+            false => CodexTools::All,
+            true if self.known() < DROPS_UPDATE_PLAN => CodexTools::UpdatePlan,
+            true => CodexTools::None,
+        }
+    }
+
     /// What to log once about a version that nobody has measured.
     pub fn remark(&self) -> Option<String> {
         match self.version {
@@ -82,7 +93,7 @@ impl Capabilities {
     pub fn degraded(&self, lean: bool) -> Vec<String> {
         let mut degraded = Vec::new();
         let version = self.known();
-        if lean && version < DROPS_UPDATE_PLAN {
+        if self.codex_tools(lean) == CodexTools::UpdatePlan {
             degraded.push(format!(
                 "codex before {DROPS_UPDATE_PLAN} always offers the model its own update_plan tool: about 800 bytes in each request"
             ));

@@ -4,14 +4,14 @@ use super::connection::{CallError, Connection};
 use crate::deadline::Deadline;
 use crate::turn::{TurnError, TurnRequest};
 use capabilities::Capabilities;
-use tool_names::ToolNames;
+use tool_names::{CodexTools, ToolNames};
 
 pub mod capabilities;
 pub mod catalog;
 mod errors;
 pub mod profile;
 pub mod server_requests;
-mod tool_names;
+pub mod tool_names;
 pub mod v2;
 
 /// How a turn's lines become events.
@@ -39,6 +39,8 @@ pub struct Session<'a> {
     pub lean: bool,
     /// Whether the conversation goes in as one text.
     pub joined: bool,
+    /// What codex offers the model of its own.
+    pub codex_tools: CodexTools,
 }
 
 /// A turn that runs.
@@ -91,8 +93,9 @@ impl Dialect {
         request: &TurnRequest,
         deadline: &Deadline,
     ) -> Result<String, StartError> {
+        let names = ToolNames::of(request, session.codex_tools);
         match self {
-            Self::V2 => v2::start_thread(connection, session, request, &ToolNames::of(request), deadline),
+            Self::V2 => v2::start_thread(connection, session, request, &names, deadline),
         }
     }
 
@@ -109,7 +112,7 @@ impl Dialect {
         request: &TurnRequest,
         deadline: &Deadline,
     ) -> Result<Decoder, StartError> {
-        let names = ToolNames::of(request);
+        let names = ToolNames::of(request, session.codex_tools);
         match self {
             Self::V2 => {
                 let started = v2::start_turn(connection, session, thread, request, &names, deadline)?;

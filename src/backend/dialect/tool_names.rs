@@ -28,16 +28,29 @@ const RESERVED: &[&str] = &[
     "write_stdin",
 ];
 
+/// Which tools codex offers to the model beside the client's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CodexTools {
+    /// None (lean, from 0.146 on).
+    #[default]
+    None,
+    /// `update_plan`, which nothing removes (lean, before 0.146).
+    UpdatePlan,
+    /// All that the version has.
+    All,
+}
+
 /// The aliases of one request.
 #[derive(Clone, Debug, Default)]
 pub struct ToolNames {
     // (the client's name, codex's name)
     aliases: Vec<(String, String)>,
+    codex: CodexTools,
 }
 
 impl ToolNames {
     /// Finds an alias for each name of the request that needs one.
-    pub fn of(request: &TurnRequest) -> Self {
+    pub fn of(request: &TurnRequest, codex: CodexTools) -> Self {
         let in_history = request.history.iter().filter_map(|item| match item {
             Item::ToolCall(call) => Some(&call.name),
             _ => None,
@@ -55,12 +68,21 @@ impl ToolNames {
             }
             aliases.push(((*name).clone(), alias));
         }
-        Self { aliases }
+        Self { aliases, codex }
     }
 
     /// The name that codex gets.
     pub fn outward<'a>(&'a self, name: &'a str) -> &'a str {
         self.aliases.iter().find(|(own, _)| own == name).map_or(name, |(_, alias)| alias)
+    }
+
+    /// Whether a call by this name is codex's own to serve. The client's tools never travel under such a name.
+    pub fn is_codex_own(&self, name: &str) -> bool {
+        match self.codex {
+            CodexTools::None => false,
+            CodexTools::UpdatePlan => name == "update_plan",
+            CodexTools::All => RESERVED.contains(&name) || name.starts_with("mcp__"),
+        }
     }
 
     /// The name that the client knows.
@@ -87,7 +109,7 @@ mod tests {
         let tool = |name: &str| Tool { name: name.into(), description: String::new(), parameters: "{}".into() };
         let names = ["get_weather", "exec_command", "client_exec_command", "mcp__x", "a.b", "a b"];
         let request = TurnRequest { tools: names.iter().map(|name| tool(name)).collect(), ..TurnRequest::default() };
-        let map = ToolNames::of(&request);
+        let map = ToolNames::of(&request, CodexTools::UpdatePlan);
         assert_eq!(map.outward("get_weather"), "get_weather");
         assert_eq!(map.outward("exec_command"), "client_exec_command_");
         let outward: std::collections::BTreeSet<&str> = names.iter().map(|name| map.outward(name)).collect();
@@ -97,5 +119,6 @@ mod tests {
             assert_eq!(map.inward(map.outward(name)), name);
         }
         assert_eq!(map.inward("never_offered"), "never_offered");
+        assert!(map.is_codex_own("update_plan") && !map.is_codex_own("exec_command"));
     }
 }

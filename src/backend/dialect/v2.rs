@@ -388,6 +388,10 @@ impl Decoder {
                 // `total` is the thread's sum, which is this turn's; a cut response is in it alone.
                 self.usage =
                     raw::<TokenUsage>(params.token_usage).and_then(|usage| usage.total.counted()).or(self.usage);
+                // Without a mark of its own, this is the end of a response whose calls codex has answered itself.
+                if self.calls > 0 && !self.ends_responses {
+                    self.end(Ok(Finish::ToolCalls), out);
+                }
             }
             "rawResponseItem/completed" => self.take_call(params.item, out),
             "rawResponse/completed" if self.calls > 0 => {
@@ -444,6 +448,9 @@ impl Decoder {
 
     fn take_call(&mut self, item: Option<&RawValue>, out: &mut Vec<TurnEvent>) {
         let Some(item) = raw::<ThreadItem>(item).filter(|item| item.r#type == "function_call") else { return };
+        if self.names.is_codex_own(&item.name) {
+            return;
+        }
         self.calls += 1;
         let arguments = match item.arguments {
             Value::String(text) => text,

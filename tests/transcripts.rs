@@ -1,0 +1,82 @@
+//! What real app-servers said, replayed through the dialect: each turn of a transcript gives the events of its golden.
+//!
+//! `tests/transcripts/VERSION-PROTOCOL/SCENARIO.jsonl` has a message a line; `SCENARIO.events` beside it is what the
+//! client's side is to see. To write the goldens anew: `UPDATE_GOLDENS=1 cargo test --test transcripts`, and read the
+//! difference.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use codex_completions::backend::dialect::capabilities::Capabilities;
+use codex_completions::backend::dialect::tool_names::{CodexTools, ToolNames};
+use codex_completions::backend::dialect::v2::Decoder;
+use codex_completions::turn::TurnEvent;
+use serde_json::Value;
+
+/// The turns of a transcript, each with the lines that follow its start.
+fn replay(text: &str, capabilities: Capabilities, lean: CodexTools) -> String {
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut result = String::new();
+    for (at, line) in lines.iter().enumerate() {
+        if line["client"]["method"] != "turn/start" {
+            continue;
+        }
+        let id = &line["client"]["id"];
+        let codex = || lines[at..].iter().map(|line| &line["codex"]).filter(|codex| codex.is_object());
+        let reply = codex().find(|codex| codex["id"] == *id && codex["result"].is_object());
+        let Some(turn) = reply.and_then(|reply| reply["result"]["turn"]["id"].as_str()) else { continue };
+        let names = ToolNames::of(&Default::default(), lean);
+        let mut decoder = Decoder::new(turn.to_owned(), names, capabilities.ends_responses);
+        let mut events = Vec::new();
+        for codex in codex() {
+            decoder.decode(codex.to_string().as_bytes(), &mut events);
+        }
+        // Where nothing marks the end of a response with calls, time does.
+        if decoder.settle_time().is_some() {
+            decoder.settle(&mut events);
+        }
+        writeln!(result, "turn").unwrap();
+        for event in &events {
+            match event {
+                TurnEvent::End(end) => writeln!(result, "  end {:?} {:?}", end.result, end.usage).unwrap(),
+                event => writeln!(result, "  {event:?}").unwrap(),
+            }
+        }
+        let ends = events.iter().filter(|event| matches!(event, TurnEvent::End(_))).count();
+        assert!(ends <= 1 && (ends == 0 || matches!(events.last(), Some(TurnEvent::End(_)))), "{result}");
+        writeln!(result, "  running at codex: {}", decoder.running).unwrap();
+    }
+    result
+}
+
+fn transcripts() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
+    let files = |dir: &Path| fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let mut all: Vec<PathBuf> = files(&root).iter().flat_map(|dir| files(dir)).collect();
+    all.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
+    all.sort();
+    all
+}
+
+#[test]
+fn every_transcript_gives_the_events_of_its_golden() {
+    let mut different = Vec::new();
+    let mut turns = 0;
+    for path in transcripts() {
+        let directory = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
+        let version = directory.strip_suffix("-v2").unwrap();
+        let capabilities = Capabilities::of(&format!("x/{version}")).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        let events = replay(&text, capabilities, capabilities.codex_tools(true));
+        turns += events.matches("turn\n").count();
+        let golden = path.with_extension("events");
+        if std::env::var_os("UPDATE_GOLDENS").is_some() {
+            fs::write(&golden, &events).unwrap();
+        } else if fs::read_to_string(&golden).unwrap_or_default() != events {
+            different.push(format!("{}:\n{events}", golden.display()));
+        }
+    }
+    assert!(turns > 30, "{turns} turns were found");
+    assert!(different.is_empty(), "{}", different.join("\n"));
+}
