@@ -8,6 +8,7 @@
 use crate::turn::{Item, TurnEvent, TurnRequest};
 
 pub mod chat;
+mod chunks;
 pub mod cut;
 pub mod error;
 mod fields;

@@ -5,6 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use super::Form;
+use crate::api::chunks::{self, Chunks, at};
 use crate::api::error::ApiError;
 use crate::api::json::quote;
 use crate::api::usage::{CompletionUsage, Spent, Tally};
@@ -18,10 +19,13 @@ pub(crate) fn encoder(
     options: EncodeOptions,
     tally: Tally,
 ) -> Box<dyn Encoder + Send> {
+    let form = *form;
     if stream {
-        Box::new(StreamEncoder::new(*form, stamp, options, tally))
+        let id = format!("chatcmpl-{}", stamp.id);
+        let chunks = Chunks::new(&id, "chat.completion.chunk", stamp, form.include_usage, tally);
+        Box::new(StreamEncoder { form, options, chunks, choices: Vec::new() })
     } else {
-        Box::new(WholeEncoder { form: *form, stamp: stamp.clone(), options, tally, choices: Vec::new() })
+        Box::new(WholeEncoder { form, stamp: stamp.clone(), options, tally, choices: Vec::new() })
     }
 }
 
@@ -36,19 +40,14 @@ fn reason(finish: Finish, calls: usize, form: Form) -> &'static str {
     }
 }
 
-/// Writes chunks. What all chunks begin with is made once; a delta costs its own escaping and no allocation.
 struct StreamEncoder {
     form: Form,
     options: EncodeOptions,
-    /// From `data:` to the index of the choice.
-    head: Vec<u8>,
-    /// From the end of `choices` to the end of the event.
-    tail: &'static [u8],
-    tally: Tally,
+    chunks: Chunks,
     choices: Vec<StreamChoice>,
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct StreamChoice {
     opened: bool,
     calls: usize,
@@ -56,41 +55,18 @@ struct StreamChoice {
 }
 
 impl StreamEncoder {
-    fn new(form: Form, stamp: &Stamp, options: EncodeOptions, tally: Tally) -> Self {
-        let mut head = b"data: {\"id\":".to_vec();
-        quote(&mut head, &format!("chatcmpl-{}", stamp.id));
-        let _ = write!(head, ",\"object\":\"chat.completion.chunk\",\"created\":{},\"model\":", stamp.created);
-        quote(&mut head, &stamp.model);
-        head.extend_from_slice(b",\"choices\":[");
-        let tail: &[u8] = if form.include_usage { b"],\"usage\":null}\n\n" } else { b"]}\n\n" };
-        Self { form, options, head, tail, tally, choices: Vec::new() }
-    }
-
-    fn choice(&mut self, index: u32) -> &mut StreamChoice {
-        let index = index as usize;
-        if self.choices.len() <= index {
-            self.choices.resize_with(index + 1, StreamChoice::default);
-        }
-        &mut self.choices[index]
-    }
-
-    fn chunk(&self, index: u32, finish: Option<&str>, out: &mut Vec<u8>, delta: impl FnOnce(&mut Vec<u8>)) {
-        out.extend_from_slice(&self.head);
-        let _ = write!(out, "{{\"index\":{index},\"delta\":{{");
-        delta(out);
-        out.extend_from_slice(b"},\"logprobs\":null,\"finish_reason\":");
-        match finish {
-            Some(reason) => quote(out, reason),
-            None => out.extend_from_slice(b"null"),
-        }
-        out.push(b'}');
-        out.extend_from_slice(self.tail);
+    fn delta(&self, index: u32, finish: Option<&str>, out: &mut Vec<u8>, delta: impl FnOnce(&mut Vec<u8>)) {
+        self.chunks.chunk(index, finish, out, |out| {
+            out.extend_from_slice(b"\"delta\":{");
+            delta(out);
+            out.push(b'}');
+        });
     }
 
     /// The first chunk of a choice. An answer that begins with a call has no text.
     fn begin(&mut self, index: u32, content: &[u8], out: &mut Vec<u8>) {
-        if !std::mem::replace(&mut self.choice(index).opened, true) {
-            self.chunk(index, None, out, |out| {
+        if !std::mem::replace(&mut at(&mut self.choices, index).opened, true) {
+            self.delta(index, None, out, |out| {
                 out.extend_from_slice(b"\"role\":\"assistant\",\"content\":");
                 out.extend_from_slice(content);
             });
@@ -102,8 +78,8 @@ impl StreamEncoder {
             return;
         }
         self.begin(index, b"\"\"", out);
-        self.choice(index).bytes += text.len() as u64;
-        self.chunk(index, None, out, |out| {
+        at(&mut self.choices, index).bytes += text.len() as u64;
+        self.delta(index, None, out, |out| {
             out.extend_from_slice(key);
             quote(out, text);
         });
@@ -111,12 +87,12 @@ impl StreamEncoder {
 
     fn call(&mut self, index: u32, call: &ToolCall, out: &mut Vec<u8>) {
         self.begin(index, b"null", out);
-        let choice = self.choice(index);
+        let choice = at(&mut self.choices, index);
         let number = choice.calls;
         choice.calls += 1;
         choice.bytes += (call.name.len() + call.arguments.len()) as u64;
         let older = self.form.functions;
-        self.chunk(index, None, out, |out| {
+        self.delta(index, None, out, |out| {
             if older {
                 out.extend_from_slice(b"\"function_call\":{\"name\":");
             } else {
@@ -148,9 +124,9 @@ impl Encoder for StreamEncoder {
             TurnEvent::End(outcome) => {
                 if let Ok(finish) = outcome.result {
                     self.begin(index, b"\"\"", out);
-                    let StreamChoice { calls, bytes, .. } = *self.choice(index);
-                    self.tally.add(index, outcome.usage, bytes);
-                    self.chunk(index, Some(reason(finish, calls, self.form)), out, |_| {});
+                    let StreamChoice { calls, bytes, .. } = *at(&mut self.choices, index);
+                    self.chunks.tally.add(index, outcome.usage, bytes);
+                    self.delta(index, Some(reason(finish, calls, self.form)), out, |_| {});
                 }
             }
         }
@@ -159,29 +135,22 @@ impl Encoder for StreamEncoder {
     fn keepalive(&mut self, out: &mut Vec<u8>) {
         if self.options.keepalive_chunk {
             self.open(out);
-            self.chunk(0, None, out, |_| {});
+            self.delta(0, None, out, |_| {});
         } else {
-            out.extend_from_slice(b": keepalive\n\n");
+            chunks::comment(out);
         }
     }
 
     fn finish(&mut self, out: &mut Vec<u8>) {
-        if self.form.include_usage {
-            out.extend_from_slice(&self.head);
-            out.extend_from_slice(b"],\"usage\":");
-            // Numbers always serialise.
-            let _ = serde_json::to_writer(&mut *out, &CompletionUsage::from(self.tally.spent().usage));
-            out.extend_from_slice(b"}\n\n");
-        }
-        out.extend_from_slice(b"data: [DONE]\n\n");
+        self.chunks.finish(out);
     }
 
     fn fail(&mut self, error: &ApiError, out: &mut Vec<u8>) {
-        let _ = write!(out, "data: {}\n\ndata: [DONE]\n\n", error.to_json());
+        chunks::fail(error, out);
     }
 
     fn spent(&self) -> Spent {
-        self.tally.spent()
+        self.chunks.tally.spent()
     }
 }
 
@@ -280,11 +249,7 @@ impl Encoder for WholeEncoder {
     fn open(&mut self, _: &mut Vec<u8>) {}
 
     fn event(&mut self, index: u32, event: &TurnEvent, _: &mut Vec<u8>) {
-        let at = index as usize;
-        if self.choices.len() <= at {
-            self.choices.resize_with(at + 1, WholeChoice::default);
-        }
-        let choice = &mut self.choices[at];
+        let choice = at(&mut self.choices, index);
         match event {
             TurnEvent::Text(text) => choice.text.push_str(text),
             TurnEvent::Reasoning(text) if self.options.reasoning => choice.reasoning.push_str(text),
