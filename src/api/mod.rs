@@ -5,10 +5,11 @@
 //! loop serves them all: resolve the model, run [`ApiRequest::choices`] turns, pass each event through the
 //! [`cut::Cutter`] of its choice into the encoder.
 
-use crate::turn::{Item, TurnEvent, TurnRequest};
+use crate::turn::{Role, TurnEvent, TurnRequest};
 
 pub mod chat;
 mod chunks;
+pub mod completions;
 pub mod cut;
 pub mod error;
 mod fields;
@@ -135,30 +136,45 @@ pub struct Effort {
 pub enum Form {
     /// `/v1/chat/completions`.
     Chat(chat::Form),
+    /// `/v1/completions`.
+    Completion(completions::Form),
 }
 
 impl ApiRequest {
     /// How many turns answer this request; each is one choice.
     pub fn choices(&self) -> u32 {
-        self.n
-    }
-
-    /// The question of choice `index`.
-    pub fn turn(&self, _index: u32) -> TurnRequest {
-        self.turn.clone()
-    }
-
-    /// What will write the answer.
-    pub fn encoder(&self, stamp: &Stamp, options: EncodeOptions) -> Box<dyn Encoder + Send> {
-        let tally = usage::Tally::new(vec![self.prompt_bytes(&self.turn.history)], self.n);
         match &self.form {
-            Form::Chat(form) => chat::encode::encoder(self.stream, form, stamp, options, tally),
+            Form::Completion(form) => self.n * form.prompts.len() as u32,
+            Form::Chat(_) => self.n,
         }
     }
 
-    fn prompt_bytes(&self, history: &[Item]) -> u64 {
+    /// The question of choice `index`. To be asked in order: the last one takes the history along.
+    pub fn turn(&mut self, index: u32) -> TurnRequest {
+        if let Form::Completion(form) = &self.form {
+            let prompt =
+                form.prompts.get((index / self.n) as usize).map(|prompt| prompt::message(Role::User, &**prompt));
+            return TurnRequest { history: prompt.into_iter().collect(), ..self.turn.clone() };
+        }
+        if index + 1 < self.choices() { self.turn.clone() } else { std::mem::take(&mut self.turn) }
+    }
+
+    /// What will write the answer. To be asked before the turns.
+    pub fn encoder(&self, stamp: &Stamp, options: EncodeOptions) -> Box<dyn Encoder + Send> {
+        let prompts = match &self.form {
+            Form::Completion(form) => form.prompts.iter().map(|prompt| prompt.len() as u64).collect(),
+            Form::Chat(_) => vec![self.prompt_bytes()],
+        };
+        let tally = usage::Tally::new(prompts, self.n);
+        match &self.form {
+            Form::Chat(form) => chat::encode::encoder(self.stream, form, stamp, options, tally),
+            Form::Completion(form) => completions::encoder(self.stream, form, self.n, stamp, tally),
+        }
+    }
+
+    fn prompt_bytes(&self) -> u64 {
         let tools = self.turn.tools.iter().map(|tool| tool.name.len() + tool.description.len() + tool.parameters.len());
-        prompt::bytes_of(history) + tools.sum::<usize>() as u64
+        prompt::bytes_of(&self.turn.history) + tools.sum::<usize>() as u64
     }
 }
 

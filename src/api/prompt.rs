@@ -21,7 +21,12 @@ pub fn call_tool(name: &str) -> String {
 
 /// A line of ours as an item, to be put last.
 pub(crate) fn line(text: impl Into<String>) -> Item {
-    Item::Message { role: Role::Developer, content: vec![Part::Text(text.into())] }
+    message(Role::Developer, text)
+}
+
+/// A message of one piece of text.
+pub(crate) fn message(role: Role, text: impl Into<String>) -> Item {
+    Item::Message { role, content: vec![Part::Text(text.into())] }
 }
 
 const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];

@@ -50,6 +50,7 @@ struct StreamEncoder {
 #[derive(Default)]
 struct StreamChoice {
     opened: bool,
+    ended: bool,
     calls: usize,
     bytes: u64,
 }
@@ -124,7 +125,9 @@ impl Encoder for StreamEncoder {
             TurnEvent::End(outcome) => {
                 if let Ok(finish) = outcome.result {
                     self.begin(index, b"\"\"", out);
-                    let StreamChoice { calls, bytes, .. } = *at(&mut self.choices, index);
+                    let choice = at(&mut self.choices, index);
+                    choice.ended = true;
+                    let (calls, bytes) = (choice.calls, choice.bytes);
                     self.chunks.tally.add(index, outcome.usage, bytes);
                     self.delta(index, Some(reason(finish, calls, self.form)), out, |_| {});
                 }
@@ -134,8 +137,10 @@ impl Encoder for StreamEncoder {
 
     fn keepalive(&mut self, out: &mut Vec<u8>) {
         if self.options.keepalive_chunk {
-            self.open(out);
-            self.delta(0, None, out, |_| {});
+            // A choice that has ended says nothing more.
+            let live = self.choices.iter().position(|choice| !choice.ended).unwrap_or(self.choices.len()) as u32;
+            self.begin(live, b"\"\"", out);
+            self.delta(live, None, out, |_| {});
         } else {
             chunks::comment(out);
         }
