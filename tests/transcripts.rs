@@ -4,6 +4,8 @@
 //! client's side is to see. To write the goldens anew: `UPDATE_GOLDENS=1 cargo test --test transcripts`, and read the
 //! difference.
 
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -10,6 +10,8 @@ use crate::api::error::ApiError;
 pub enum Route {
     /// `/v1/chat/completions`
     ChatCompletions,
+    /// `/v1/completions`
+    Completions,
     /// `/v1/models`
     Models,
     /// `/v1/models/{id}`, the id decoded.
@@ -34,6 +36,7 @@ impl Route {
         let short = path.strip_prefix("/v1").filter(|rest| rest.starts_with('/')).unwrap_or(path);
         match short {
             "/chat/completions" => Some(Self::ChatCompletions),
+            "/completions" => Some(Self::Completions),
             "/models" => Some(Self::Models),
             _ => short.strip_prefix("/models/").filter(|id| !id.is_empty()).map(|id| Self::Model(percent_decode(id))),
         }
@@ -47,7 +50,7 @@ impl Route {
     /// The verbs of the route, as an `Allow` header names them.
     pub fn allow(&self) -> &'static str {
         match self {
-            Self::ChatCompletions => "POST",
+            Self::ChatCompletions | Self::Completions => "POST",
             Self::Models | Self::Model(_) | Self::Healthz | Self::Livez | Self::Readyz => "GET, HEAD",
         }
     }

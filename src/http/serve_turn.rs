@@ -20,7 +20,7 @@ use crate::turn::{Finish, TurnError, TurnErrorKind, TurnEvent, TurnOutcome};
 /// A request whose turns run.
 struct Running<'a> {
     app: &'a App,
-    request: &'a ApiRequest,
+    request: ApiRequest,
     resolved: Resolved,
     turns: Turns,
     /// The first, and those that were free when further choices began.
@@ -44,24 +44,18 @@ impl App {
     pub(super) fn serve_turn(
         &self,
         exchange: &mut Exchange<'_>,
-        request: &ApiRequest,
+        request: ApiRequest,
         record: &mut Record,
     ) -> io::Result<()> {
-        let mut running = match self.begin(exchange, request, record) {
-            Ok(running) => running,
+        let stream = request.stream;
+        let (mut running, encoder) = match self.begin(exchange, request, record) {
+            Ok(begun) => begun,
             Err(error) => {
                 record.end = error.code.unwrap_or(error.kind).to_owned();
                 return exchange.error(&error);
             }
         };
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let stamp = Stamp { id: fresh_id(), created, model: running.resolved.name.clone() };
-        let options = EncodeOptions {
-            reasoning: self.config.reasoning,
-            keepalive_chunk: self.config.sse_keepalive_form == KeepaliveForm::Chunk,
-        };
-        let encoder = request.encoder(&stamp, options);
-        let mut answer = Answer { exchange, encoder, stream: request.stream, opened: false, out: Vec::new() };
+        let mut answer = Answer { exchange, encoder, stream, opened: false, out: Vec::new() };
         let result = running.run(&mut answer, record);
         let spent = answer.encoder.spent();
         let mark = if spent.estimated { "~" } else { "" };
@@ -77,22 +71,30 @@ impl App {
     fn begin<'a>(
         &'a self,
         exchange: &mut Exchange<'_>,
-        request: &'a ApiRequest,
+        request: ApiRequest,
         record: &mut Record,
-    ) -> Result<Running<'a>, ApiError> {
+    ) -> Result<(Running<'a>, Box<dyn Encoder + Send>), ApiError> {
         let wait = Deadline::after(names::QUEUE, self.config.queue);
         let cancel = exchange.cancel();
         let api = |error: TurnError| ApiError::from(&error);
         let models = self.supervisor.models(&wait, &cancel).map_err(api)?;
         let resolved = self.names(&models).resolve(request.model.as_deref(), request.effort.as_ref())?;
         record.model = Some(resolved.name.clone());
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let stamp = Stamp { id: fresh_id(), created, model: resolved.name.clone() };
+        let options = EncodeOptions {
+            reasoning: self.config.reasoning,
+            keepalive_chunk: self.config.sse_keepalive_form == KeepaliveForm::Chunk,
+        };
+        // The first turn takes the conversation along, so the encoder looks at it before.
+        let encoder = request.encoder(&stamp, options);
         let permits = vec![self.permits.acquire(&wait, &cancel).map_err(api)?];
         let turns = Turns::new(cancel);
         let mut running = Running { app: self, request, resolved, turns, permits, cutters: Vec::new(), running: 0 };
         let thread = running.start_next(&wait).map_err(api)?;
         log::debug!("request={} thread={thread}", exchange.request_id());
         record.thread = Some(thread);
-        Ok(running)
+        Ok((running, encoder))
     }
 }
 

@@ -8,7 +8,7 @@ use super::route::Route;
 use super::{Exchange, Response, Service};
 use crate::api::error::ApiError;
 use crate::api::models::{Aliases, Names};
-use crate::api::{Features, ParseOptions, chat};
+use crate::api::{ApiRequest, Features, ParseOptions, chat, completions};
 use crate::backend::supervisor::Supervisor;
 use crate::config::{Config, names};
 use crate::deadline::Deadline;
@@ -82,15 +82,23 @@ impl App {
                 let entry = self.names(&models).get(&id).map_err(|error| Response::error(&error))?;
                 Ok(exchange.respond(Response::json(200, entry)))
             }
-            Route::ChatCompletions => {
-                let request = exchange.read_body().and_then(|body| {
-                    let options = ParseOptions { features: Features::SERVED, reasoning: self.config.reasoning };
-                    chat::request::parse(&body, &options)
-                });
-                let request = request.map_err(|error| Response::error(&error))?;
-                Ok(self.serve_turn(exchange, &request, record))
-            }
+            Route::ChatCompletions => self.turn_of(exchange, record, chat::request::parse),
+            Route::Completions => self.turn_of(exchange, record, completions::parse),
         }
+    }
+
+    /// Reads a request of one of the front ends and serves it.
+    fn turn_of(
+        &self,
+        exchange: &mut Exchange<'_>,
+        record: &mut Record,
+        parse: impl Fn(&[u8], &ParseOptions) -> Result<ApiRequest, ApiError>,
+    ) -> Result<std::io::Result<()>, Response> {
+        let options = ParseOptions { features: Features::SERVED, reasoning: self.config.reasoning };
+        // The body goes before the turn begins: what is parsed is a second copy of it.
+        let request = exchange.read_body().and_then(|body| parse(&body, &options));
+        let request = request.map_err(|error| Response::error(&error))?;
+        Ok(self.serve_turn(exchange, request, record))
     }
 
     /// What names of models mean now.
