@@ -11,6 +11,7 @@ use crate::backend::supervisor::Supervisor;
 use crate::config::{Config, Notice, names};
 use crate::deadline::CancelCause;
 use crate::exit::Exit;
+use crate::http::cors::Cors;
 use crate::http::service::App;
 use crate::http::{Limits, Listener};
 use crate::keys::Keys;
@@ -55,6 +56,7 @@ fn serve(config: Arc<Config>, aliases: Aliases) -> Result<(), String> {
         permits: Permits::new(config.max_turns),
         keys: Keys::new(config.keys.iter().map(|key| key.reveal().to_owned())),
         aliases,
+        cors: Cors::new(config.cors, &config.cors_origins),
         config: Arc::clone(&config),
     };
     let server = listener.start(Arc::new(app)).map_err(|e| format!("no thread to listen: {e}"))?;

@@ -24,6 +24,7 @@ pub struct Exchange<'c> {
     body_pending: bool,
     watch: Option<(Watch, Cancel)>,
     answer: Answer,
+    extra: Vec<(&'static str, String)>,
     status: Option<u16>,
     sent: u64,
     closes: bool,
@@ -49,6 +50,7 @@ impl<'c> Exchange<'c> {
             head,
             watch: None,
             answer: Answer::None,
+            extra: Vec::new(),
             status: None,
             sent: 0,
             closes: false,
@@ -93,13 +95,20 @@ impl<'c> Exchange<'c> {
         self.watch.get_or_insert_with(|| connection.shared.watcher.watch(&connection.peer)).1.clone()
     }
 
+    /// Headers that the answer will carry, whatever it is.
+    pub fn add_headers(&mut self, headers: Vec<(&'static str, String)>) {
+        self.extra.extend(headers);
+    }
+
     /// Sends a whole answer; its body is left out for HEAD.
     ///
     /// # Errors
     /// `InvalidInput`: a header that cannot be sent, or a second answer; nothing was written. Else the client is gone
     /// or too slow.
-    pub fn respond(&mut self, response: Response) -> io::Result<()> {
+    pub fn respond(&mut self, mut response: Response) -> io::Result<()> {
         self.check_open()?;
+        self.note_time();
+        response.headers.extend(self.extra.drain(..).map(|(name, value)| (name.to_owned(), value)));
         let is_head = *self.head.method() == Method::Head;
         let closes = self.must_close();
         self.out = response.render(&self.request_id, self.connection_header(closes), is_head)?;
@@ -130,7 +139,9 @@ impl<'c> Exchange<'c> {
         };
         let closes = self.must_close() || transfer == Transfer::UntilClose;
         let connection = self.connection_header(closes);
-        self.out = render_head(status, headers.iter().copied(), length, &self.request_id, connection)?;
+        self.note_time();
+        let extra = self.extra.iter().map(|(name, value)| (*name, value.as_str()));
+        self.out = render_head(status, headers.iter().copied().chain(extra), length, &self.request_id, connection)?;
         self.commit(status, closes, Answer::Stream(transfer));
         Ok(())
     }
@@ -188,6 +199,11 @@ impl<'c> Exchange<'c> {
             self.connection.broken = true;
         }
         !self.closes && !self.connection.broken
+    }
+
+    /// As api.openai.com does: milliseconds from the request to its answer.
+    fn note_time(&mut self) {
+        self.extra.push(("openai-processing-ms", self.started.elapsed().as_millis().to_string()));
     }
 
     fn check_open(&self) -> io::Result<()> {

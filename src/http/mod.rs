@@ -24,6 +24,7 @@ pub use tiny_http::{HTTPVersion, Method, StatusCode};
 
 mod body;
 mod connection;
+pub mod cors;
 mod exchange;
 mod head;
 mod listener;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::cors::Cors;
 use super::route::Route;
 use super::{Exchange, Response, Service};
 use crate::api::error::ApiError;
@@ -31,6 +32,8 @@ pub struct App {
     pub keys: Keys,
     /// Further names of models.
     pub aliases: Aliases,
+    /// Which browsers may read answers.
+    pub cors: Cors,
 }
 
 /// What the log says about a request when it is over.
@@ -64,9 +67,12 @@ impl Service for App {
 
 impl App {
     fn dispatch(&self, exchange: &mut Exchange<'_>, record: &mut Record) -> Result<std::io::Result<()>, Response> {
+        exchange.add_headers(self.cors.headers(exchange.head()));
+        if let Some(answer) = self.cors.preflight(exchange.head()) {
+            return Err(answer);
+        }
         let route = Route::find(exchange.head())?;
-        let header = |name| exchange.head().header(name);
-        if route.needs_key() && !self.keys.accept(header("authorization"), header("x-api-key")) {
+        if route.needs_key() && !exchange.head().accepted_by(&self.keys) {
             return Err(Response::error(&ApiError::wrong_key()));
         }
         match route {
