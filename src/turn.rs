@@ -44,6 +44,13 @@ pub enum Item {
         /// The answer, as the client gave it.
         output: String,
     },
+    /// What the model thought in an earlier turn, as its service sealed it. Left out where it cannot be passed on.
+    Reasoning {
+        /// The summary, part by part.
+        summary: Vec<String>,
+        /// The content, readable for the service alone.
+        sealed: String,
+    },
 }
 
 /// Who speaks.

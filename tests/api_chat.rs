@@ -4,27 +4,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
-use std::path::Path;
+mod api_util;
+
 use std::time::Duration;
 
 use codex_completions::api::cut::CutRules;
 use codex_completions::api::error::ApiError;
-use codex_completions::api::{ApiRequest, EncodeOptions, Features, ParseOptions, Stamp, chat};
-use codex_completions::turn::{
-    Finish, Item, Part, Role, Tool, ToolCall, TurnError, TurnErrorKind, TurnEvent, TurnOutcome, Usage,
-};
+use codex_completions::api::{ApiRequest, EncodeOptions, Features, ParseOptions, chat};
+use codex_completions::turn::{Finish, Item, Part, Role, Tool, ToolCall, TurnError, TurnErrorKind, Usage};
 use serde_json::{Value, json};
 
-const ALL: Features = Features {
-    tools: true,
-    tool_history: true,
-    images: true,
-    json_object: true,
-    schema: true,
-    stop: true,
-    max_tokens: true,
-    choices: true,
-};
+use api_util::Step::{self, Event, Fail, Keepalive, Open};
+use api_util::{ALL, OPTIONS, SHOWN, call, end, end_with, golden, message, reasoning, stamp, text};
 
 fn parse_with(features: Features, body: &Value) -> Result<ApiRequest, ApiError> {
     chat::request::parse(body.to_string().as_bytes(), &ParseOptions { features, reasoning: true })
@@ -41,50 +32,7 @@ fn body(more: &Value) -> Value {
     body
 }
 
-fn golden(name: &str, got: &[u8]) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name);
-    if std::env::var_os("UPDATE_GOLDENS").is_some() {
-        std::fs::write(&path, got).unwrap();
-    }
-    let expected = std::fs::read(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
-    assert_eq!(String::from_utf8_lossy(got), String::from_utf8_lossy(&expected), "{name}");
-}
-
 // ---------------------------------------------------------------------------------------------------------- answers
-
-fn stamp() -> Stamp {
-    Stamp { id: "0123abcd".into(), created: 1_700_000_000, model: "gpt-\"6\"".into() }
-}
-
-fn text(text: &str) -> TurnEvent {
-    TurnEvent::Text(text.into())
-}
-
-fn reasoning(text: &str) -> TurnEvent {
-    TurnEvent::Reasoning(text.into())
-}
-
-fn call(id: &str, arguments: &str) -> TurnEvent {
-    TurnEvent::ToolCall(ToolCall { id: id.into(), name: "get_weather".into(), arguments: arguments.into() })
-}
-
-fn end_with(finish: Finish, usage: Option<Usage>) -> TurnEvent {
-    TurnEvent::End(TurnOutcome { result: Ok(finish), usage })
-}
-
-fn end(finish: Finish) -> TurnEvent {
-    end_with(finish, Some(Usage { input: 100, cached: 64, output: 20, reasoning: 7 }))
-}
-
-/// What happens to an encoder.
-enum Step {
-    Open,
-    Keepalive,
-    Event(u32, TurnEvent),
-    Fail(TurnError),
-}
-
-use Step::{Event, Fail, Keepalive, Open};
 
 struct Scenario {
     name: &'static str,
@@ -92,8 +40,6 @@ struct Scenario {
     steps: Vec<Step>,
     options: EncodeOptions,
 }
-
-const SHOWN: EncodeOptions = EncodeOptions { reasoning: true, keepalive_chunk: false };
 
 fn scenarios() -> Vec<Scenario> {
     let scenario = |name, request: Value, steps| Scenario { name, request: body(&request), steps, options: SHOWN };
@@ -184,32 +130,13 @@ fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// The whole answer of a scenario; `None` if a whole answer would be a plain error.
 fn encode(scenario: &Scenario, stream: bool) -> Option<Vec<u8>> {
     let mut request = scenario.request.clone();
     request["stream"] = json!(stream);
     if !stream {
         request.as_object_mut().unwrap().remove("stream_options");
     }
-    let mut encoder = parse(&request).encoder(&stamp(), scenario.options);
-    let mut out = Vec::new();
-    for step in &scenario.steps {
-        match step {
-            Open => encoder.open(&mut out),
-            Keepalive => encoder.keepalive(&mut out),
-            Event(index, event) => encoder.event(*index, event, &mut out),
-            Fail(_) if !stream => return None,
-            Fail(error) => {
-                encoder.fail(&ApiError::from(error), &mut out);
-                return Some(out);
-            }
-        }
-    }
-    if !stream {
-        assert!(out.is_empty(), "a whole answer is written at its end");
-    }
-    encoder.finish(&mut out);
-    Some(out)
+    api_util::encode(&parse(&request), &scenario.steps, scenario.options)
 }
 
 #[test]
@@ -384,7 +311,7 @@ fn every_400_names_its_place() {
             part(json!({"type": "video", "text": "b"})),
             "messages[1].content[1].type",
             false,
-            "must be one of text, image_url, got `video`",
+            "must be one of text, input_text, image_url, input_image, got `video`",
         ),
         (part(json!({"type": "refusal", "refusal": "b"})), "messages[1].content[1].type", false, "got `refusal`"),
         (part(json!({"type": "text"})), "messages[1].content[1].text", false, "is missing"),
@@ -422,7 +349,7 @@ fn every_400_names_its_place() {
             ),
             "messages[1].content[0].type",
             false,
-            "only in a message of the user",
+            "an image only in a message of the user",
         ),
         (m(json!({"role": "tool", "content": "x"})), "messages[1].tool_call_id", false, "is missing"),
         (
@@ -433,18 +360,18 @@ fn every_400_names_its_place() {
         ),
         (m(json!({"role": "function", "content": "x"})), "messages[1].name", false, "is missing"),
         (m(json!({"role": "function", "name": "f", "content": "x"})), "messages[1].role", false, "must answer a call"),
-        (m(asks.clone()), "messages[1].tool_calls[0]", false, "the result of the call `c1` must come right after it"),
+        (m(asks.clone()), "messages[1].tool_calls[0]", false, "the call `c1` must be followed by its result"),
         (
             json!({"messages": [asks, {"role": "user", "content": "x"}]}),
             "messages[0].tool_calls[0]",
             false,
-            "right after it",
+            "must be followed by its result",
         ),
         (
             json!({"messages": [asks, {"role": "tool", "tool_call_id": "c1", "content": [{"type": "image_url"}]}]}),
             "messages[1].content[0].type",
             false,
-            "only in a message of the user",
+            "an image only in a message of the user",
         ),
         (
             m(json!({"role": "assistant", "tool_calls": {}})),
@@ -778,17 +705,13 @@ fn bodies_that_are_no_json_are_refused_as_a_whole() {
         (half.as_bytes(), Some("messages[0].content"), "half of a surrogate pair"),
     ];
     for (body, param, words) in rows {
-        let error = chat::request::parse(body, &ParseOptions { features: ALL, reasoning: true }).unwrap_err();
+        let error = chat::request::parse(body, &OPTIONS).unwrap_err();
         assert_eq!((error.status, error.code, error.param.as_deref()), (400, None, param), "{error}");
         assert!(error.message.contains(words), "{error}");
     }
 }
 
 // ---------------------------------------------------------------------------------------------------------- meaning
-
-fn message(role: Role, text: &str) -> Item {
-    Item::Message { role, content: vec![Part::Text(text.into())] }
-}
 
 #[test]
 fn messages_become_items_in_their_order() {
@@ -866,6 +789,15 @@ fn fields_become_what_the_model_is_asked() {
 }
 
 #[test]
+fn names_may_be_escaped_and_the_last_of_two_counts() {
+    let body = br#"{"messages":[{"role":"user","content":"a"}],"n":3.0,"mod\u0065l":"x","model":"y","messages":[{"role":"user",
+        "content":"b","content":"\u2028\ud83d\ude00"}]}"#;
+    let request = chat::request::parse(body, &OPTIONS).unwrap();
+    assert_eq!((request.model.as_deref(), request.n), (Some("y"), 3));
+    assert_eq!(request.turn.history, [message(Role::User, "\u{2028}😀")]);
+}
+
+#[test]
 fn fields_without_effect_change_nothing() {
     let plain = parse(&body(&json!({})));
     let rows = [
@@ -910,15 +842,16 @@ fn a_choice_decides_what_is_offered_and_adds_one_line() {
         assert!(!request.cut.single_call);
     }
     let raw = br#"{"messages":[{"role":"user","content":"Hi"}],"parallel_tool_calls":false,"tools":[{"type":"function",
-        "function":{"name":"f","description":"d","parameters":{ "z":1, "a":"\u00e9" }}},{"type":"function","function":{"name":"g"}}]}"#;
-    let request = chat::request::parse(raw, &ParseOptions { features: ALL, reasoning: true }).unwrap();
+        "function":{"name":"f","description":"d","parameters":{ "z":1,
+        "a":"\u00e9" }}},{"type":"function","function":{"name":"g"}}]}"#;
+    let request = chat::request::parse(raw, &OPTIONS).unwrap();
     assert!(request.cut.single_call);
     let tool = |name: &str, description: &str, parameters: &str| Tool {
         name: name.into(),
         description: description.into(),
         parameters: parameters.into(),
     };
-    let schema = r#"{ "z":1, "a":"\u00e9" }"#;
+    let schema = r#"{ "z":1,        "a":"\u00e9" }"#;
     assert_eq!(request.turn.tools, [tool("f", "d", schema), tool("g", "", r#"{"type":"object","properties":{}}"#)]);
 }
 
@@ -967,8 +900,7 @@ fn formats_become_a_line_or_a_strict_schema() {
             let body = format!(
                 r#"{{"messages":[{{"role":"user","content":"Hi"}}],"response_format":{{"type":"json_schema","json_schema":{{"name":"s"{more},"schema":{schema}}}}}}}"#
             );
-            let request =
-                chat::request::parse(body.as_bytes(), &ParseOptions { features: ALL, reasoning: true }).unwrap();
+            let request = chat::request::parse(body.as_bytes(), &OPTIONS).unwrap();
             assert_eq!(request.turn.output_schema.as_deref(), Some(strict));
             assert_eq!(request.turn.history.len(), 1);
         }

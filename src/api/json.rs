@@ -37,9 +37,15 @@ impl<'a> Node<'a> {
         Err(ApiError::bad_request(format!("The body must be a JSON object, got {}.", node.kind())))
     }
 
-    /// The exact JSON text.
-    pub(crate) fn text(&self) -> &'a str {
-        self.text
+    /// The JSON text without line breaks, which would end a line or an event of what it is put into. Inside strings
+    /// there are none.
+    pub(crate) fn line(&self) -> String {
+        self.text.replace(['\n', '\r'], "")
+    }
+
+    /// Whether it is `word`: `null`, `false`, `"object"` …
+    pub(crate) fn is(&self, word: &str) -> bool {
+        self.text == word
     }
 
     /// What it is, for messages.
@@ -64,10 +70,6 @@ impl<'a> Node<'a> {
 
     pub(crate) fn is_string(&self) -> bool {
         self.text.starts_with('"')
-    }
-
-    pub(crate) fn is_null(&self) -> bool {
-        self.text == "null"
     }
 
     /// A 400 about this place.
@@ -140,7 +142,7 @@ impl<'a> Node<'a> {
             |key| names.iter().position(|name| *name == key),
             |at, value| {
                 if let (Some(slot), Some(name)) = (found.get_mut(at), names.get(at)) {
-                    *slot = Some(Node { text: value, path: self.join(name) }).filter(|node| !node.is_null());
+                    *slot = Some(Node { text: value, path: self.join(name) }).filter(|node| !node.is("null"));
                 }
                 Ok(())
             },
@@ -316,52 +318,4 @@ pub(crate) fn brief(word: &str) -> String {
 pub(crate) fn quote(out: &mut Vec<u8>, text: &str) {
     // Writing a string to memory cannot fail.
     let _ = serde_json::to_writer(out, text);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_body_is_utf8_and_an_object_and_not_too_deep() {
-        let fails = |body: &[u8]| Node::body(body).map(drop).expect_err("refused").message;
-        assert_eq!(fails(b"{\"a\":\"\xff\"}"), "The body is not UTF-8 (at byte 6).");
-        assert_eq!(fails(b"[1]"), "The body must be a JSON object, got an array.");
-        assert!(fails(b"{\"a\":}").starts_with("The body could not be parsed as JSON: expected value at line 1"));
-        assert!(fails(b"").starts_with("The body could not be parsed"));
-        assert!(fails(b"{} {}").starts_with("The body could not be parsed"));
-        let deep = |n: usize| format!("{{\"a\":{}{}}}", "[".repeat(n), "]".repeat(n)).into_bytes();
-        assert!(Node::body(&deep(MAX_DEPTH - 1)).is_ok());
-        assert_eq!(fails(&deep(MAX_DEPTH)), "The body is nested deeper than 100 levels.");
-        assert_eq!(fails(&vec![b'['; 1 << 20]), "The body is nested deeper than 100 levels.");
-        assert!(Node::body(br#"{"a":"[[\"[[","b":"\\"}"#).is_ok());
-    }
-
-    #[test]
-    fn values_are_read_with_their_place() {
-        let body = br#"{"a":{"b":[1,"x\u2028y",{"c":null}]},"n":3.0,"n2":-1,"big":18446744073709551615,"a\u0062":true,"s":"\ud800"}"#;
-        let [a, n, n2, big, ab, s] = Node::body(body).unwrap().fields(["a", "n", "n2", "big", "ab", "s"]).unwrap();
-        assert!(ab.unwrap().boolean().unwrap());
-        assert_eq!(n.unwrap().integer(1..=8).unwrap(), 3);
-        assert_eq!(n2.unwrap().integer(1..=8).unwrap_err().message, "`n2` must be an integer from 1 to 8.");
-        assert_eq!(big.unwrap().integer(0..=u64::MAX).unwrap(), u64::MAX);
-        assert_eq!(s.unwrap().string().unwrap_err().param.as_deref(), Some("s"));
-        let [b] = a.unwrap().fields(["b"]).unwrap();
-        let mut seen = Vec::new();
-        b.unwrap()
-            .elements(|i, node| {
-                seen.push((i, node.path.clone(), node.kind()));
-                if node.is_string() {
-                    assert_eq!(node.string()?, "x\u{2028}y");
-                }
-                if node.is_object() {
-                    assert!(node.has("c"));
-                    assert!(matches!(node.fields(["c"])?, [None]));
-                    return Err(node.not("a number"));
-                }
-                Ok(())
-            })
-            .expect_err("the callback's error comes out");
-        assert_eq!(seen[2], (2, "a.b[2]".to_owned(), "an object"));
-    }
 }

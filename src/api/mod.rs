@@ -16,6 +16,7 @@ mod fields;
 mod json;
 pub mod models;
 pub mod prompt;
+pub mod responses;
 mod schema;
 mod tools;
 pub mod usage;
@@ -138,6 +139,8 @@ pub enum Form {
     Chat(chat::Form),
     /// `/v1/completions`.
     Completion(completions::Form),
+    /// `/v1/responses`.
+    Response(responses::Form),
 }
 
 impl ApiRequest {
@@ -145,7 +148,7 @@ impl ApiRequest {
     pub fn choices(&self) -> u32 {
         match &self.form {
             Form::Completion(form) => self.n * form.prompts.len() as u32,
-            Form::Chat(_) => self.n,
+            Form::Chat(_) | Form::Response(_) => self.n,
         }
     }
 
@@ -163,12 +166,15 @@ impl ApiRequest {
     pub fn encoder(&self, stamp: &Stamp, options: EncodeOptions) -> Box<dyn Encoder + Send> {
         let prompts = match &self.form {
             Form::Completion(form) => form.prompts.iter().map(|prompt| prompt.len() as u64).collect(),
-            Form::Chat(_) => vec![self.prompt_bytes()],
+            Form::Chat(_) | Form::Response(_) => vec![self.prompt_bytes()],
         };
         let tally = usage::Tally::new(prompts, self.n);
         match &self.form {
             Form::Chat(form) => chat::encode::encoder(self.stream, form, stamp, options, tally),
             Form::Completion(form) => completions::encoder(self.stream, form, self.n, stamp, tally),
+            Form::Response(form) => {
+                responses::encode::encoder(self.stream, form, &self.turn.history, stamp, options, tally)
+            }
         }
     }
 
@@ -195,4 +201,8 @@ pub trait Encoder {
     fn fail(&mut self, error: &ApiError, out: &mut Vec<u8>);
     /// What the turns that have ended so far cost.
     fn spent(&self) -> usage::Spent;
+    /// After [`Encoder::finish`]: what is to be kept of the answer, if anything.
+    fn record(&mut self) -> Option<responses::Record> {
+        None
+    }
 }

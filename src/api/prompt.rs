@@ -1,4 +1,4 @@
-//! From the messages of a chat to the items of a conversation, and the only place with words of our own for a model.
+//! From the messages of a request to the items of a conversation, and the only place with words of our own for a model.
 //!
 //! Every call of a tool in the history has its one result before the conversation goes on, and every result its call:
 //! codex drops a lone result and makes up a missing one, both without a word.
@@ -51,6 +51,18 @@ pub(crate) struct History {
 }
 
 impl History {
+    /// Goes on from an earlier conversation, whose last calls may wait for their results.
+    pub(crate) fn resume(&mut self, items: Vec<Item>) {
+        for item in &items {
+            match item {
+                Item::ToolCall(call) => self.open.push((call.id.clone(), "input".to_owned())),
+                Item::ToolOutput { id, .. } => self.open.retain(|(open, _)| open != id),
+                Item::Message { .. } | Item::Reasoning { .. } => {}
+            }
+        }
+        self.items.extend(items);
+    }
+
     pub(crate) fn call(&mut self, call: ToolCall, node: &Node<'_>) {
         self.open.push((call.id.clone(), node.path.clone()));
         self.items.push(Item::ToolCall(call));
@@ -71,7 +83,7 @@ impl History {
     /// Makes sure that no call waits for its result.
     pub(crate) fn answered(&self) -> Result<(), ApiError> {
         let Some((id, path)) = self.open.first() else { return Ok(()) };
-        let message = format!("`{path}`: the result of the call `{}` must come right after it.", brief(id));
+        let message = format!("`{path}`: the call `{}` must be followed by its result.", brief(id));
         Err(ApiError::invalid(&**path, message))
     }
 }
@@ -184,7 +196,7 @@ pub(crate) fn text_of(node: &Node<'_>) -> Result<String, ApiError> {
     Ok(text)
 }
 
-fn read_content(node: &Node<'_>, role: Role, features: &Features) -> Result<Vec<Part>, ApiError> {
+pub(crate) fn read_content(node: &Node<'_>, role: Role, features: &Features) -> Result<Vec<Part>, ApiError> {
     if node.is_string() {
         return Ok(vec![Part::Text(node.string()?)]);
     }
@@ -203,10 +215,10 @@ fn read_content(node: &Node<'_>, role: Role, features: &Features) -> Result<Vec<
 }
 
 fn read_part(node: &Node<'_>, role: Role, features: &Features) -> Result<Part, ApiError> {
-    let [kind, text, refusal, image] = node.fields(["type", "text", "refusal", "image_url"])?;
+    let [kind, text, refusal, image, detail] = node.fields(["type", "text", "refusal", "image_url", "detail"])?;
     let kind = kind.ok_or_else(|| node.missing("type"))?;
     match kind.string()?.as_str() {
-        "text" | "input_text" => Ok(Part::Text(text.ok_or_else(|| node.missing("text"))?.string()?)),
+        "text" | "input_text" | "output_text" => Ok(Part::Text(text.ok_or_else(|| node.missing("text"))?.string()?)),
         "refusal" if role == Role::Assistant => {
             Ok(Part::Text(refusal.ok_or_else(|| node.missing("refusal"))?.string()?))
         }
@@ -216,19 +228,25 @@ fn read_part(node: &Node<'_>, role: Role, features: &Features) -> Result<Part, A
             let [url, detail] = image.fields(["url", "detail"])?;
             read_image(&url.ok_or_else(|| image.missing("url"))?, detail.as_ref())
         }
-        "image_url" => Err(kind.invalid("can be `image_url` only in a message of the user")),
-        known @ ("input_audio" | "file") => {
+        "input_image" if role == Role::User => {
+            features.need(features.images, &kind, "images are")?;
+            read_image(&image.ok_or_else(|| node.missing("image_url"))?, detail.as_ref())
+        }
+        "image_url" | "input_image" => Err(kind.invalid("can be an image only in a message of the user")),
+        known @ ("input_audio" | "file" | "input_file") => {
             Err(kind.unsupported(format_args!("`{known}` is not supported; send text or images")))
         }
         other => {
-            let words = if role == Role::Assistant { "text, refusal" } else { "text, image_url" };
-            Err(kind.invalid(format_args!("must be one of {words}, got `{}`", brief(other))))
+            let image = if role == Role::User { ", image_url, input_image" } else { "" };
+            let refusal = if role == Role::Assistant { ", output_text, refusal" } else { "" };
+            let got = brief(other);
+            Err(kind.invalid(format_args!("must be one of text, input_text{image}{refusal}, got `{got}`")))
         }
     }
 }
 
 /// An image that the request itself carries.
-pub(crate) fn read_image(url: &Node<'_>, detail: Option<&Node<'_>>) -> Result<Part, ApiError> {
+fn read_image(url: &Node<'_>, detail: Option<&Node<'_>>) -> Result<Part, ApiError> {
     let detail = detail.map(|detail| detail.one_of(&["auto", "low", "high"])).transpose()?;
     // Codex replaces a picture of low detail by a sentence about it.
     let detail = detail.map(|detail| if detail == "low" { "auto" } else { detail }.to_owned());
@@ -255,6 +273,7 @@ pub(crate) fn bytes_of(history: &[Item]) -> u64 {
         Item::Message { content, .. } => content.iter().map(part).sum(),
         Item::ToolCall(call) => call.name.len() + call.arguments.len(),
         Item::ToolOutput { output, .. } => output.len(),
+        Item::Reasoning { sealed, .. } => sealed.len(),
     };
     history.iter().map(bytes).sum::<usize>() as u64
 }

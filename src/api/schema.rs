@@ -72,11 +72,11 @@ pub(crate) fn read(node: Option<Node<'_>>, shape: Shape, features: &Features) ->
 }
 
 fn strict_root(node: &Node<'_>, description: Option<String>) -> Result<String, ApiError> {
-    if node.text().len() > MAX_SCHEMA {
+    if node.line().len() > MAX_SCHEMA {
         return Err(node.invalid(format_args!("must not be longer than {MAX_SCHEMA} bytes")));
     }
     let [kind, own] = node.fields(["type", "description"])?;
-    if kind.is_none_or(|kind| kind.text() != "\"object\"") {
+    if !kind.is_some_and(|kind| kind.is("\"object\"")) {
         return Err(node.invalid("must be a schema of type `object`"));
     }
     let mut out = Vec::new();
@@ -98,7 +98,7 @@ fn write_strict(node: &Node<'_>, out: &mut Vec<u8>) -> Result<(), ApiError> {
     let is_object = properties.is_some() || kind.is_some_and(|kind| says(&kind, "object"));
     let mut is_required = Vec::new();
     if is_object {
-        if let Some(open) = additional.filter(|node| node.text() != "false") {
+        if let Some(open) = additional.filter(|node| !node.is("false")) {
             return Err(open.invalid("must be false: a strict schema names all properties"));
         }
         if properties.is_none() {
@@ -162,10 +162,10 @@ fn write_strict(node: &Node<'_>, out: &mut Vec<u8>) -> Result<(), ApiError> {
             }
             "$ref" if has_siblings => {
                 out.extend_from_slice(b"[{\"$ref\":");
-                out.extend_from_slice(value.text().as_bytes());
+                out.extend_from_slice(value.line().as_bytes());
                 out.extend_from_slice(b"}]");
             }
-            _ => out.extend_from_slice(value.text().as_bytes()),
+            _ => out.extend_from_slice(value.line().as_bytes()),
         }
         Ok(())
     })?;
@@ -222,7 +222,7 @@ fn allows_null(node: &Node<'_>) -> Result<bool, ApiError> {
     if let Some(values) = values {
         allowed = false;
         values.elements(|_, value| {
-            allowed |= value.is_null();
+            allowed |= value.is("null");
             Ok(())
         })?;
     }

@@ -12,7 +12,6 @@ use super::prompt::{self, CALL_ANY_TOOL};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
     Nested,
-    #[expect(dead_code, reason = "`/v1/responses` writes functions so")]
     Flat,
 }
 
@@ -98,7 +97,7 @@ fn add(tools: &mut Vec<Tool>, node: &Node<'_>) -> Result<(), ApiError> {
         return Err(name_node.invalid(format_args!("must be unique, but there are two tools called `{name}`")));
     }
     let parameters = match parameters {
-        Some(schema) if schema.is_object() => schema.text().to_owned(),
+        Some(schema) if schema.is_object() => schema.line(),
         Some(schema) => return Err(schema.not("a JSON schema (an object)")),
         None => r#"{"type":"object","properties":{}}"#.to_owned(),
     };

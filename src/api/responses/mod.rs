@@ -1,0 +1,29 @@
+//! `POST /v1/responses`, and what is kept of its answers.
+
+use std::ops::Range;
+
+use crate::turn::Item;
+
+pub mod encode;
+pub mod request;
+pub mod store;
+
+/// What the answer has to know of the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// Members of the response object that only repeat the request, as JSON text.
+    echo: String,
+    /// Which of the items are the conversation, and not instructions or lines of ours. `None`: it is not to be stored.
+    conversation: Option<Range<usize>>,
+}
+
+/// An answer that may be asked for later.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// Such as `resp_…`.
+    pub id: String,
+    /// The response object.
+    pub json: String,
+    /// The conversation up to and with this answer.
+    pub items: Vec<Item>,
+}

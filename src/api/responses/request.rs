@@ -1,0 +1,253 @@
+//! JSON of a request to `/v1/responses`, validated: everything in it is honoured, known to change nothing, or a 400.
+
+use super::Form;
+use crate::api::cut::CutRules;
+use crate::api::error::ApiError;
+use crate::api::json::{Node, brief};
+use crate::api::prompt::{self, History, ONE_JSON_OBJECT};
+use crate::api::tools::{self, Shape};
+use crate::api::{self, ApiRequest, Features, ParseOptions, fields, schema};
+use crate::turn::{Item, Part, Role, ToolCall, TurnRequest};
+
+/// Members that the response object repeats, with what it says where the request does not.
+const ECHOED: [(&str, &str); 18] = [
+    ("background", "false"),
+    ("instructions", "null"),
+    ("max_output_tokens", "null"),
+    ("max_tool_calls", "null"),
+    ("parallel_tool_calls", "true"),
+    ("previous_response_id", "null"),
+    ("reasoning", r#"{"effort":null,"summary":null}"#),
+    ("safety_identifier", "null"),
+    ("service_tier", r#""default""#),
+    ("temperature", "1.0"),
+    ("text", r#"{"format":{"type":"text"}}"#),
+    ("tool_choice", r#""auto""#),
+    ("tools", "[]"),
+    ("top_logprobs", "0"),
+    ("top_p", "1.0"),
+    ("truncation", r#""disabled""#),
+    ("user", "null"),
+    ("metadata", "{}"),
+];
+
+/// Reads the body of a request. `stored` finds the conversation of an earlier response; with `can_store` this one is to
+/// be kept unless it asks not to be.
+///
+/// # Errors
+/// 400 with the place in `param`.
+pub fn parse(
+    body: &[u8],
+    options: &ParseOptions,
+    can_store: bool,
+    stored: impl FnOnce(&str) -> Option<Vec<Item>>,
+) -> Result<ApiRequest, ApiError> {
+    let root = Node::body(body)?;
+    fields::no_effect(&root)?;
+    fields::refuse(&root, ["conversation", "prompt", "moderation", "context_management"])?;
+    let features = &options.features;
+    let [model, input, instructions, previous, stream, stream_options, store, background, include] = root.fields([
+        "model",
+        "input",
+        "instructions",
+        "previous_response_id",
+        "stream",
+        "stream_options",
+        "store",
+        "background",
+        "include",
+    ])?;
+    let [tools, choice, parallel, text, reasoning, max_output_tokens, top_logprobs, truncation] = root.fields([
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "text",
+        "reasoning",
+        "max_output_tokens",
+        "top_logprobs",
+        "truncation",
+    ])?;
+    check(background, include, top_logprobs, truncation)?;
+
+    let mut history = History::default();
+    if let Some(instructions) = instructions {
+        history.items.push(prompt::message(Role::Developer, instructions.string()?));
+    }
+    let begin = history.items.len();
+    let has_previous = previous.is_some();
+    if let Some(previous) = previous {
+        let id = previous.string()?;
+        let items = stored(&id).ok_or_else(|| not_found(&previous, &id))?;
+        history.resume(items);
+    }
+    match input {
+        Some(input) => read_input(&input, features, &mut history)?,
+        None if has_previous => {}
+        None => return Err(root.missing("input")),
+    }
+    history.answered()?;
+    let mut items = history.items;
+    let conversation = begin..items.len();
+
+    let offer = tools::read(tools, choice, Shape::Flat, features)?;
+    let [format, verbosity] = text.map_or(Ok([None, None]), |text| text.fields(["format", "verbosity"]))?;
+    let format = schema::read(format, Shape::Flat, features)?;
+    let verbosity = verbosity.map(|node| node.one_of(&["low", "medium", "high"])).transpose()?;
+    let (effort, summary) = fields::reasoning(None, reasoning, options)?;
+    let parallel = parallel.map_or(Ok(true), |node| node.boolean())?;
+    let store = can_store && store.map_or(Ok(true), |node| node.boolean())?;
+
+    items.extend(offer.line.map(prompt::line));
+    items.extend(format.json_object.then(|| prompt::line(ONE_JSON_OBJECT)));
+    Ok(ApiRequest {
+        model: model.map(|node| node.string()).transpose()?,
+        effort,
+        stream: fields::stream(stream, stream_options)?.0,
+        n: 1,
+        cut: CutRules {
+            stop: Vec::new(),
+            max_tokens: fields::max_tokens(max_output_tokens, features)?,
+            single_call: !parallel && !offer.tools.is_empty(),
+        },
+        form: api::Form::Response(Form { echo: echo(&root, store)?, conversation: store.then_some(conversation) }),
+        turn: TurnRequest {
+            model: None,
+            effort: None,
+            summary,
+            verbosity: verbosity.map(str::to_owned),
+            history: items,
+            tools: offer.tools,
+            output_schema: format.schema,
+        },
+    })
+}
+
+/// Refuses what cannot be served.
+fn check(
+    background: Option<Node<'_>>,
+    include: Option<Node<'_>>,
+    top_logprobs: Option<Node<'_>>,
+    truncation: Option<Node<'_>>,
+) -> Result<(), ApiError> {
+    if let Some(background) = background
+        && background.boolean()?
+    {
+        return Err(background.unsupported("cannot be true: there are no responses in the background here"));
+    }
+    if let Some(include) = include {
+        include.elements(|_, what| match what.string()?.as_str() {
+            // Without effect: what they would add is not known here, and nothing depends on it.
+            "reasoning.encrypted_content" | "message.input_image.image_url" => Ok(()),
+            other => Err(what.unsupported(format_args!("`{}` cannot be included", brief(other)))),
+        })?;
+    }
+    if let Some(top) = top_logprobs
+        && top.integer(0..=20)? > 0
+    {
+        return Err(top.unsupported("cannot be honoured: probabilities are not known"));
+    }
+    truncation.map_or(Ok(()), |node| node.one_of(&["disabled", "auto"]).map(drop))
+}
+
+fn not_found(node: &Node<'_>, id: &str) -> ApiError {
+    let message =
+        format_args!("names a response (`{}`) that was not stored here for this key, or is too old", brief(id));
+    ApiError { code: Some("previous_response_not_found"), ..node.invalid(message) }
+}
+
+fn echo(root: &Node<'_>, store: bool) -> Result<String, ApiError> {
+    let mut echo = format!("\"store\":{store}");
+    let given = root.fields(ECHOED.map(|(name, _)| name))?;
+    for (given, (name, default)) in given.iter().zip(ECHOED) {
+        echo.push_str(",\"");
+        echo.push_str(name);
+        echo.push_str("\":");
+        echo.push_str(&given.as_ref().map_or_else(|| default.to_owned(), Node::line));
+    }
+    Ok(echo)
+}
+
+fn read_input(node: &Node<'_>, features: &Features, history: &mut History) -> Result<(), ApiError> {
+    if node.is_string() {
+        history.items.push(prompt::message(Role::User, node.string()?));
+        return Ok(());
+    }
+    if !node.is_array() {
+        return Err(node.not("a string or an array of items"));
+    }
+    let mut count = 0;
+    node.elements(|_, item| {
+        count += 1;
+        read_item(&item, features, history)
+    })?;
+    if count == 0 {
+        return Err(node.invalid("must hold at least one item, got an empty array"));
+    }
+    Ok(())
+}
+
+fn read_item(node: &Node<'_>, features: &Features, history: &mut History) -> Result<(), ApiError> {
+    let [kind, role] = node.fields(["type", "role"])?;
+    let name = match &kind {
+        Some(kind) => kind.string()?,
+        None if role.is_some() => "message".to_owned(),
+        None => return Err(node.missing("type")),
+    };
+    let kind = kind.as_ref().unwrap_or(node);
+    match name.as_str() {
+        "message" => {
+            let role = role.ok_or_else(|| node.missing("role"))?;
+            let role = match role.one_of(&["user", "assistant", "system", "developer"])? {
+                "user" => Role::User,
+                "assistant" => Role::Assistant,
+                "system" => Role::System,
+                _ => Role::Developer,
+            };
+            let [content] = node.fields(["content"])?;
+            let mut content = prompt::read_content(&content.ok_or_else(|| node.missing("content"))?, role, features)?;
+            if content.is_empty() {
+                content.push(Part::Text(String::new()));
+            }
+            history.items.push(Item::Message { role, content });
+            Ok(())
+        }
+        "function_call" => {
+            features.need(features.tool_history, kind, "calls of tools are")?;
+            let [id, name, arguments] = node.fields(["call_id", "name", "arguments"])?;
+            let read = |value: Option<Node<'_>>, name| value.ok_or_else(|| node.missing(name))?.string();
+            let call = ToolCall {
+                id: read(id, "call_id")?,
+                name: read(name, "name")?,
+                arguments: read(arguments, "arguments")?,
+            };
+            history.call(call, node);
+            Ok(())
+        }
+        "function_call_output" => {
+            features.need(features.tool_history, kind, "results of tools are")?;
+            let [id, output] = node.fields(["call_id", "output"])?;
+            let id_node = id.ok_or_else(|| node.missing("call_id"))?;
+            let output = prompt::text_of(&output.ok_or_else(|| node.missing("output"))?)?;
+            history.result(Some(id_node.string()?), output, &id_node)
+        }
+        "reasoning" => {
+            let [summary, sealed] = node.fields(["summary", "encrypted_content"])?;
+            // Without its sealed content there is nothing in it that a model could read.
+            let Some(sealed) = sealed else { return Ok(()) };
+            let mut texts = Vec::new();
+            if let Some(summary) = summary {
+                summary.elements(|_, part| {
+                    let [text] = part.fields(["text"])?;
+                    texts.push(text.ok_or_else(|| part.missing("text"))?.string()?);
+                    Ok(())
+                })?;
+            }
+            history.items.push(Item::Reasoning { summary: texts, sealed: sealed.string()? });
+            Ok(())
+        }
+        other => Err(kind.unsupported(format_args!(
+            "must be one of message, function_call, function_call_output, reasoning, got `{}`",
+            brief(other)
+        ))),
+    }
+}
