@@ -21,20 +21,20 @@ impl Keys {
     }
 
     /// Whether a request with these two header values may pass: `Authorization: Bearer KEY`, the word in any case, or
-    /// `x-api-key: KEY`.
-    pub fn accept(&self, authorization: Option<&str>, x_api_key: Option<&str>) -> bool {
+    /// `x-api-key: KEY`. Gives the number of the key, or 0 where none is needed.
+    pub fn accept(&self, authorization: Option<&str>, x_api_key: Option<&str>) -> Option<usize> {
         if self.0.is_empty() {
-            return true;
+            return Some(0);
         }
         let bearer = authorization
             .and_then(|value| value.trim().split_once(' '))
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, key)| key.trim());
         // No short cuts: all keys are compared with all that was presented.
-        let mut accepted = false;
+        let mut accepted = None;
         for presented in [bearer, x_api_key.map(str::trim)].into_iter().flatten() {
-            for key in &self.0 {
-                accepted |= equal(presented.as_bytes(), key.as_bytes());
+            for (number, key) in self.0.iter().enumerate() {
+                accepted = if equal(presented.as_bytes(), key.as_bytes()) { Some(number) } else { accepted };
             }
         }
         accepted
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn without_keys_everybody_may_pass() {
-        assert!(Keys::new(["", "  "]).accept(None, None));
+        assert_eq!(Keys::new(["", "  "]).accept(None, None), Some(0));
         assert!(Keys::default().is_empty());
     }
 
@@ -71,10 +71,10 @@ mod tests {
     fn every_key_is_accepted_in_both_headers() {
         let keys = Keys::new(["first", " second "]);
         for key in ["first", "second"] {
-            assert!(keys.accept(Some(&format!("Bearer {key}")), None));
-            assert!(keys.accept(Some(&format!("bEARER  {key} ")), None));
-            assert!(keys.accept(None, Some(key)));
-            assert!(keys.accept(Some("Bearer sk-of-the-sdk"), Some(key)));
+            assert!(keys.accept(Some(&format!("Bearer {key}")), None).is_some());
+            assert!(keys.accept(Some(&format!("bEARER  {key} ")), None).is_some());
+            assert!(keys.accept(None, Some(key)).is_some());
+            assert!(keys.accept(Some("Bearer sk-of-the-sdk"), Some(key)).is_some());
         }
     }
 
@@ -82,13 +82,13 @@ mod tests {
     fn anything_else_is_not() {
         let keys = Keys::new(["first", "aa"]);
         for wrong in ["", "firs", "firstfirst", "first second", "a", "aaa", "aaaa", "First"] {
-            assert!(!keys.accept(Some(&format!("Bearer {wrong}")), None), "{wrong}");
-            assert!(!keys.accept(None, Some(wrong)), "{wrong}");
+            assert!(keys.accept(Some(&format!("Bearer {wrong}")), None).is_none(), "{wrong}");
+            assert!(keys.accept(None, Some(wrong)).is_none(), "{wrong}");
         }
-        assert!(!keys.accept(None, None));
-        assert!(!keys.accept(Some("first"), None));
-        assert!(!keys.accept(Some("Basic first"), None));
-        assert!(!keys.accept(Some("Bearer"), None));
+        assert!(keys.accept(None, None).is_none());
+        assert!(keys.accept(Some("first"), None).is_none());
+        assert!(keys.accept(Some("Basic first"), None).is_none());
+        assert!(keys.accept(Some("Bearer"), None).is_none());
     }
 
     #[test]

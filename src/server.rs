@@ -1,12 +1,13 @@
 //! The program from its first line to its last: start in order, serve, end in order.
 
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 
 use crate::api::models::Aliases;
+use crate::api::responses::store::Store;
 use crate::backend::supervisor::Supervisor;
 use crate::config::{Config, Notice, names};
 use crate::deadline::CancelCause;
@@ -51,11 +52,16 @@ fn serve(config: Arc<Config>, aliases: Aliases) -> Result<(), String> {
     let signals = shutdown::install().map_err(|e| format!("signals cannot be caught: {e}"))?;
     log::info!("CODEX_HOME is {}: {}", config.codex_home.path.display(), config.codex_home.reason);
     let (supervisor, codex) = Supervisor::start(Arc::clone(&config)).map_err(|e| format!("no thread to start: {e}"))?;
+    let hours = Duration::from_secs(config.response_store_hours.saturating_mul(3600));
+    let megabytes = usize::try_from(config.response_store_mb).unwrap_or(usize::MAX);
+    let store = Store::new(megabytes.saturating_mul(1 << 20), hours);
     let app = App {
         supervisor: supervisor.clone(),
         permits: Permits::new(config.max_turns),
         keys: Keys::new(config.keys.iter().map(|key| key.reveal().to_owned())),
         aliases,
+        store: Mutex::new(store),
+        began: Instant::now(),
         cors: Cors::new(config.cors, &config.cors_origins),
         config: Arc::clone(&config),
     };

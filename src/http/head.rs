@@ -176,8 +176,8 @@ impl Head {
         self.all(name).next()
     }
 
-    /// Whether the request carries one of `keys`, or none is needed.
-    pub fn accepted_by(&self, keys: &Keys) -> bool {
+    /// The number of the key that the request carries, if it is one of `keys`; 0 where none is needed.
+    pub fn accepted_by(&self, keys: &Keys) -> Option<usize> {
         keys.accept(self.header("authorization"), self.header("x-api-key"))
     }
 

@@ -12,6 +12,10 @@ pub enum Route {
     ChatCompletions,
     /// `/v1/completions`
     Completions,
+    /// `/v1/responses`
+    Responses,
+    /// `/v1/responses/{id}`
+    Response(String),
     /// `/v1/models`
     Models,
     /// `/v1/models/{id}`, the id decoded.
@@ -37,8 +41,12 @@ impl Route {
         match short {
             "/chat/completions" => Some(Self::ChatCompletions),
             "/completions" => Some(Self::Completions),
+            "/responses" => Some(Self::Responses),
             "/models" => Some(Self::Models),
-            _ => short.strip_prefix("/models/").filter(|id| !id.is_empty()).map(|id| Self::Model(percent_decode(id))),
+            _ => {
+                let named = |prefix| short.strip_prefix(prefix).filter(|id| !id.is_empty()).map(percent_decode);
+                named("/models/").map(Self::Model).or_else(|| named("/responses/").map(Self::Response))
+            }
         }
     }
 
@@ -50,7 +58,8 @@ impl Route {
     /// The verbs of the route, as an `Allow` header names them.
     pub fn allow(&self) -> &'static str {
         match self {
-            Self::ChatCompletions | Self::Completions => "POST",
+            Self::ChatCompletions | Self::Completions | Self::Responses => "POST",
+            Self::Response(_) => "GET, HEAD, DELETE",
             Self::Models | Self::Model(_) | Self::Healthz | Self::Livez | Self::Readyz => "GET, HEAD",
         }
     }

@@ -10,6 +10,7 @@ use super::{Exchange, Response, fresh_id};
 use crate::api::cut::Cutter;
 use crate::api::error::ApiError;
 use crate::api::models::Resolved;
+use crate::api::responses::store::Owner;
 use crate::api::{ApiRequest, EncodeOptions, Encoder, Stamp};
 use crate::backend::turns::Turns;
 use crate::config::{KeepaliveForm, names};
@@ -45,6 +46,7 @@ impl App {
         &self,
         exchange: &mut Exchange<'_>,
         request: ApiRequest,
+        owner: Owner,
         record: &mut Record,
     ) -> io::Result<()> {
         let stream = request.stream;
@@ -56,7 +58,7 @@ impl App {
             }
         };
         let mut answer = Answer { exchange, encoder, stream, opened: false, out: Vec::new() };
-        let result = running.run(&mut answer, record);
+        let result = running.run(&mut answer, owner, record);
         let spent = answer.encoder.spent();
         let mark = if spent.estimated { "~" } else { "" };
         let usage = spent.usage;
@@ -128,7 +130,7 @@ impl Running<'_> {
         Ok(())
     }
 
-    fn run(&mut self, answer: &mut Answer<'_, '_>, record: &mut Record) -> io::Result<()> {
+    fn run(&mut self, answer: &mut Answer<'_, '_>, owner: Owner, record: &mut Record) -> io::Result<()> {
         let config = &self.app.config;
         let open_at = Instant::now() + config.stream_open;
         let keepalive = (config.sse_keepalive_form != KeepaliveForm::Off).then_some(config.sse_keepalive);
@@ -152,6 +154,11 @@ impl Running<'_> {
                 answer.flush()?;
                 last_write = Instant::now();
             }
+        }
+        answer.encoder.finish(&mut answer.out);
+        // Before the client can ask for it.
+        if let Some(kept) = answer.encoder.record() {
+            self.app.store().put(owner, kept, self.app.clock());
         }
         answer.finish()
     }
@@ -216,7 +223,6 @@ impl Answer<'_, '_> {
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        self.encoder.finish(&mut self.out);
         if self.stream {
             self.flush()?;
             return self.exchange.end_stream();

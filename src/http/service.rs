@@ -1,15 +1,17 @@
 //! What each route answers. Everything here is about HTTP; turns are served in [`serve_turn`](super::serve_turn).
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::cors::Cors;
 use super::route::Route;
-use super::{Exchange, Response, Service};
+use super::{Exchange, Method, Response, Service};
 use crate::api::error::ApiError;
 use crate::api::models::{Aliases, Names};
-use crate::api::{ApiRequest, Features, ParseOptions, chat, completions};
+use crate::api::responses::store::{Owner, Store, not_found};
+use crate::api::{ApiRequest, Features, ParseOptions, chat, completions, responses};
 use crate::backend::supervisor::Supervisor;
 use crate::config::{Config, names};
 use crate::deadline::Deadline;
@@ -23,7 +25,7 @@ const STILL: Duration = Duration::from_secs(30);
 /// The application: settings and the parts that serve requests.
 pub struct App {
     /// The settings.
-    pub config: std::sync::Arc<Config>,
+    pub config: Arc<Config>,
     /// Which codex serves.
     pub supervisor: Supervisor,
     /// How many turns run at once.
@@ -34,6 +36,10 @@ pub struct App {
     pub aliases: Aliases,
     /// Which browsers may read answers.
     pub cors: Cors,
+    /// Answers of `/v1/responses` by id.
+    pub store: Mutex<Store>,
+    /// When the program started.
+    pub began: Instant,
 }
 
 /// What the log says about a request when it is over.
@@ -72,9 +78,10 @@ impl App {
             return Err(answer);
         }
         let route = Route::find(exchange.head())?;
-        if route.needs_key() && !exchange.head().accepted_by(&self.keys) {
-            return Err(Response::error(&ApiError::wrong_key()));
-        }
+        let owner = match exchange.head().accepted_by(&self.keys) {
+            None if route.needs_key() => return Err(Response::error(&ApiError::wrong_key())),
+            number => Owner(number.unwrap_or(0)),
+        };
         match route {
             Route::Healthz => Ok(exchange.respond(Response::json(200, r#"{"status":"ok"}"#))),
             Route::Livez => Ok(exchange.respond(self.livez())),
@@ -88,8 +95,25 @@ impl App {
                 let entry = self.names(&models).get(&id).map_err(|error| Response::error(&error))?;
                 Ok(exchange.respond(Response::json(200, entry)))
             }
-            Route::ChatCompletions => self.turn_of(exchange, record, chat::request::parse),
-            Route::Completions => self.turn_of(exchange, record, completions::parse),
+            Route::ChatCompletions => self.turn_of(exchange, record, owner, chat::request::parse),
+            Route::Completions => self.turn_of(exchange, record, owner, completions::parse),
+            Route::Responses => {
+                let can_store = self.config.response_store_mb > 0;
+                self.turn_of(exchange, record, owner, |body, options| {
+                    responses::request::parse(body, options, can_store, |id| {
+                        self.store().get(owner, id, self.clock()).map(|record| record.items.clone())
+                    })
+                })
+            }
+            Route::Response(id) => {
+                let answer = if *exchange.head().method() == Method::Delete {
+                    self.store().delete(owner, &id, self.clock())
+                } else {
+                    let mut store = self.store();
+                    store.get(owner, &id, self.clock()).map(|record| record.json.clone()).ok_or_else(|| not_found(&id))
+                };
+                Ok(exchange.respond(Response::json(200, answer.map_err(|error| Response::error(&error))?)))
+            }
         }
     }
 
@@ -98,13 +122,24 @@ impl App {
         &self,
         exchange: &mut Exchange<'_>,
         record: &mut Record,
+        owner: Owner,
         parse: impl Fn(&[u8], &ParseOptions) -> Result<ApiRequest, ApiError>,
     ) -> Result<std::io::Result<()>, Response> {
         let options = ParseOptions { features: Features::SERVED, reasoning: self.config.reasoning };
         // The body goes before the turn begins: what is parsed is a second copy of it.
         let request = exchange.read_body().and_then(|body| parse(&body, &options));
         let request = request.map_err(|error| Response::error(&error))?;
-        Ok(self.serve_turn(exchange, request, record))
+        Ok(self.serve_turn(exchange, request, owner, record))
+    }
+
+    /// The answers that are kept. To be held for a moment only.
+    pub(super) fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The clock of the store.
+    pub(super) fn clock(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// What names of models mean now.
@@ -112,7 +147,7 @@ impl App {
         Names { models, aliases: &self.aliases, configured: self.config.codex_model.as_deref() }
     }
 
-    fn models(&self, exchange: &mut Exchange<'_>) -> Result<std::sync::Arc<Models>, Response> {
+    fn models(&self, exchange: &mut Exchange<'_>) -> Result<Arc<Models>, Response> {
         let wait = Deadline::after(names::QUEUE, self.config.queue);
         self.supervisor.models(&wait, &exchange.cancel()).map_err(|error| Response::error(&ApiError::from(&error)))
     }

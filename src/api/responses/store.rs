@@ -11,7 +11,7 @@ use crate::turn::{Item, Part};
 
 /// Who may see a record: a number that stands for one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner(pub u64);
+pub struct Owner(pub usize);
 
 /// Keeps the youngest records. Times are those of any clock that never goes back.
 #[derive(Debug)]

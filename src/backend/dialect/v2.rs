@@ -160,6 +160,11 @@ fn item(entry: &Item, names: &ToolNames) -> Value {
             json!({"type": "function_call", "call_id": call.id, "name": name, "arguments": call.arguments})
         }
         Item::ToolOutput { id, output } => json!({"type": "function_call_output", "call_id": id, "output": output}),
+        Item::Reasoning { summary, sealed } => {
+            let summary: Vec<Value> =
+                summary.iter().map(|text| json!({"type": "summary_text", "text": text})).collect();
+            json!({"type": "reasoning", "summary": summary, "encrypted_content": sealed})
+        }
     }
 }
 
@@ -187,6 +192,8 @@ fn joined_input(history: &[Item]) -> Vec<Value> {
             }
             Item::ToolCall(call) => format!("[tool_call {}] {} {}", call.id, call.name, call.arguments),
             Item::ToolOutput { id, output } => format!("[tool {id}] {output}"),
+            // Nothing but the service can read it.
+            Item::Reasoning { .. } => continue,
         });
     }
     let mut input = vec![json!({"type": "text", "text": lines.join("\n")})];
