@@ -1,4 +1,4 @@
-//! What each route answers. Everything here is about HTTP; turns are served in [`serve_turn`](super::serve_turn).
+//! What each route answers. Everything here is about HTTP; turns are served in `serve_turn`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
