@@ -2,7 +2,7 @@
 
 import json
 import queue
-import subprocess
+import shutil
 import tempfile
 import threading
 import time
@@ -11,14 +11,20 @@ import harness
 
 
 class Bare:
-    """One app-server over stdio. Threads are never unsubscribed."""
+    """One app-server over stdio, started on a copy of the proxy's home and with the same settings as the proxy's own.
+    Threads are never unsubscribed."""
 
-    def __init__(self, model, version=harness.VERSION):
+    def __init__(self, proxy):
         self.home = tempfile.TemporaryDirectory(prefix="e2e-bare-", ignore_cleanup_errors=True)
-        with open(f"{self.home.name}/config.toml", "w") as config:
-            config.write(model.config())
-        env = {"PATH": "/usr/bin:/bin", "HOME": self.home.name, "CODEX_HOME": self.home.name, "MOCK_KEY": "key"}
-        self.process = harness.Process([harness.codex_binary(version), "app-server", "-c", "features.plugins=false"], env)
+        twin = proxy.app_server()
+        with open(f"/proc/{twin.pid}/environ") as environ:
+            env = dict(line.split("=", 1) for line in environ.read().split("\0") if line)
+        there = env["CODEX_HOME"]
+        env.update(CODEX_HOME=self.home.name, HOME=self.home.name)
+        for name in ("config.toml", "catalog.json"):
+            shutil.copy(f"{there}/{name}", self.home.name)
+        arguments = [argument.replace(there, self.home.name) for argument in twin.arguments() if argument]
+        self.process = harness.Process(arguments, env)
         self.lock, self.count, self.waiting = threading.Lock(), 0, {}
         threading.Thread(target=self._read, daemon=True).start()
         self.call("initialize", {"clientInfo": {"name": "bare", "version": "1"}, "capabilities": {"experimentalApi": True}})

@@ -72,15 +72,18 @@ class Leaving(Base):
             client.chat.completions.create(**ask("third"))
         self.assertNotIn("never asked", str(model.requests()))
 
-    @unittest.skipUnless(harness.NEWEST, "up to 0.146 codex keeps the connection while the model is silent")
-    def test_while_the_model_is_silent(self):
-        for stream in (False, True):
-            model.reset()
-            connection = harness.send_raw(proxy.port, ask("[[hang]]", stream=stream))
-            eventually("the model falls silent", lambda: any(open["events"] > 8 for open in model.connections()["open"]))
-            when = time.time()
-            connection.close()
-            self.left(when)
+
+if harness.NEWEST:
+    # Up to 0.146 codex keeps the connection while the model is silent, whatever one does.
+    class LeavingASilentModel(Base):
+        def test_while_the_model_is_silent(self):
+            for stream in (False, True):
+                model.reset()
+                connection = harness.send_raw(proxy.port, ask("[[hang]]", stream=stream))
+                eventually("the model falls silent", lambda: any(open["events"] > 8 for open in model.connections()["open"]))
+                when = time.time()
+                connection.close()
+                self.left(when)
 
 
 if __name__ == "__main__":
