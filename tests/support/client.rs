@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::PATIENCE;
+use super::wait::PATIENCE;
 
 /// An answer, whole.
 #[derive(Debug)]

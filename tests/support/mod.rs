@@ -7,39 +7,18 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 pub mod client;
 pub mod model;
 pub mod process;
 pub mod proxy;
+pub mod wait;
 
 pub use client::{Connection, Response};
 pub use model::Model;
 pub use process::Process;
 pub use proxy::{Builder, Proxy};
-
-/// How long anything may take that has no deadline of its own.
-pub const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Asks every few milliseconds until there is an answer; panics with `what` after `limit`.
-#[track_caller]
-pub fn eventually<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + limit;
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(Instant::now() < end, "not within {limit:?}: {what}");
-        std::thread::park_timeout(Duration::from_millis(3));
-    }
-}
-
-/// The same for a condition.
-#[track_caller]
-pub fn until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
-    eventually(what, limit, || condition().then_some(()));
-}
+pub use wait::{PATIENCE, eventually, until};
 
 /// A directory that goes with its test.
 pub struct TempDir(PathBuf);

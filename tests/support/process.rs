@@ -9,7 +9,7 @@ use std::time::Duration;
 use codex_completions::threads;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{eventually, until};
+use super::wait::{eventually, until};
 
 /// A running program with its stdin held open and its stderr kept. Killed, with all its descendants, when dropped.
 pub struct Process {
