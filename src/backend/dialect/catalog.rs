@@ -47,6 +47,9 @@ fn derive(catalog: &[u8], keep_instructions: bool) -> Result<Vec<u8>, String> {
             ("supports_search_tool", json!(false)),
             ("supports_parallel_tool_calls", json!(true)),
             ("default_verbosity", Value::Null),
+            // Codex would replace a conversation near the window by a summary; the service says what is too long.
+            ("context_window", json!(1_000_000_000)),
+            ("max_context_window", json!(1_000_000_000)),
             ("supports_image_detail_original", json!(false)),
         ] {
             replace(model, key, value);
@@ -72,14 +75,14 @@ mod tests {
     #[test]
     fn what_a_model_adds_is_taken_and_the_rest_stays() {
         let own = json!({"models": [{"slug": "gpt-6-sol", "tool_mode": "code_mode_only", "use_responses_lite": true,
-            "base_instructions": "You are Codex", "model_messages": {"a": "b"}, "context_window": 272000,
+            "base_instructions": "You are Codex", "model_messages": {"a": "b"}, "context_window": 272000, "priority": 2,
             "experimental_supported_tools": ["clock"], "supports_parallel_tool_calls": false}]});
         let derived =
             |keep| -> Value { serde_json::from_slice(&derive(own.to_string().as_bytes(), keep).unwrap()).unwrap() };
         assert_eq!(
             derived(false)["models"][0],
             json!({"slug": "gpt-6-sol", "tool_mode": null, "use_responses_lite": false, "base_instructions": "-",
-                "model_messages": null, "context_window": 272000, "experimental_supported_tools": [],
+                "model_messages": null, "context_window": 1_000_000_000, "priority": 2, "experimental_supported_tools": [],
                 "supports_parallel_tool_calls": true})
         );
         assert_eq!(derived(true)["models"][0]["base_instructions"], "You are Codex");

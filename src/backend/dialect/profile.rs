@@ -10,6 +10,12 @@ use std::path::Path;
 const LEAN: &[(&str, &str)] = &[
     ("web_search", "\"disabled\""),
     ("project_doc_max_bytes", "0"),
+    // A long conversation goes to the model as it is, or fails: codex would replace it by a summary of its own. 0.169
+    // bounds these two by the model's window, which the derived catalog lifts.
+    ("model_auto_compact_token_limit", "1000000000"),
+    ("model_context_window", "1000000000"),
+    // So does the result of a tool, of which codex would keep 10,000 tokens.
+    ("tool_output_token_limit", "1000000000"),
     ("include_permissions_instructions", "false"),
     ("include_environment_context", "false"),
     ("include_apps_instructions", "false"),

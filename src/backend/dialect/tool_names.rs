@@ -85,6 +85,11 @@ impl ToolNames {
         }
     }
 
+    /// Whether codex works as it comes, with all that it does of its own accord.
+    pub fn codex_as_it_comes(&self) -> bool {
+        self.codex == CodexTools::All
+    }
+
     /// The name that the client knows.
     pub fn inward<'a>(&'a self, name: &'a str) -> &'a str {
         self.aliases.iter().find(|(_, alias)| alias == name).map_or(name, |(own, _)| own)

@@ -329,10 +329,6 @@ fn raw<'a, T: Deserialize<'a>>(value: Option<&'a RawValue>) -> Option<T> {
     serde_json::from_str(value?.get()).ok()
 }
 
-fn is_message(item: Option<&RawValue>) -> bool {
-    raw::<ThreadItem>(item).is_some_and(|item| item.r#type == "agentMessage")
-}
-
 impl Decoder {
     /// For the turn that [`start_turn`] started.
     pub fn new(turn: String, names: ToolNames, ends_responses: bool) -> Self {
@@ -385,7 +381,7 @@ impl Decoder {
         match &*method {
             "item/agentMessage/delta" => self.feed_text(&params.delta, out),
             "item/reasoning/summaryTextDelta" => self.feed_reasoning(&params, out),
-            "item/started" if is_message(params.item) => self.item_start = self.text.seen,
+            "item/started" => self.start_item(params.item, out),
             "item/completed" => self.complete_item(params.item, out),
             "thread/tokenUsage/updated" => {
                 #[derive(Deserialize)]
@@ -437,6 +433,19 @@ impl Decoder {
                 Some("") | None => {}
                 Some(fresh) => out.push(TurnEvent::Reasoning(fresh.to_owned())),
             }
+        }
+    }
+
+    fn start_item(&mut self, item: Option<&RawValue>, out: &mut Vec<TurnEvent>) {
+        match raw::<ThreadItem>(item).map(|item| item.r#type).as_deref() {
+            Some("agentMessage") => self.item_start = self.text.seen,
+            // Codex is about to put a summary in the place of the conversation. Models of its catalog are kept from it
+            // by settings; with others 0.169 does so at a window that it assumes.
+            Some("contextCompaction") if !self.names.codex_as_it_comes() => {
+                let words = "The conversation is longer than the window that codex assumes for this model; send fewer or shorter messages.";
+                self.end(Err(TurnError::new(TurnErrorKind::ContextLength, words)), out);
+            }
+            _ => {}
         }
     }
 
