@@ -36,11 +36,10 @@ pub fn parse(body: &[u8], options: &ParseOptions) -> Result<ApiRequest, ApiError
     fields::refuse(&root, ["suffix", "logprobs"])?;
     let [model, prompt, stream, stream_options, n, best_of, stop, max_tokens, echo] =
         root.fields(["model", "prompt", "stream", "stream_options", "n", "best_of", "stop", "max_tokens", "echo"])?;
-    let prompts = read_prompts(&prompt.ok_or_else(|| root.missing("prompt"))?)?;
+    let prompts = read_prompts(&root.need("prompt", prompt)?)?;
     let n = fields::choices(n, &options.features)?;
     if prompts.len() * n as usize > MAX_CHOICES {
-        let message = format!("`prompt` and `n` ask for more than {MAX_CHOICES} answers.");
-        return Err(ApiError::invalid("prompt", message));
+        return Err(ApiError::invalid("prompt", format!("`prompt` and `n` ask for more than {MAX_CHOICES} answers.")));
     }
     if let Some(best_of) = best_of
         && best_of.integer(1..=20)? != u64::from(n)
@@ -72,13 +71,12 @@ fn read_prompts(node: &Node<'_>) -> Result<Vec<Arc<str>>, ApiError> {
         return Err(node.not("a string or an array of strings"));
     }
     let mut prompts = Vec::new();
-    node.elements(|_, prompt| {
+    for prompt in node.elements()?.take(MAX_CHOICES + 1) {
         if prompt.kind() == "a number" || prompt.is_array() {
             return Err(prompt.unsupported("must be a string; prompts of token numbers are not supported"));
         }
         prompts.push(prompt.string()?.into());
-        Ok(())
-    })?;
+    }
     if prompts.is_empty() {
         return Err(node.invalid("must hold at least one prompt, got an empty array"));
     }

@@ -13,9 +13,9 @@ const NO_EFFECT: [(&str, Check); 11] = [
     ("presence_penalty", |node| node.number().map(drop)),
     ("frequency_penalty", |node| node.number().map(drop)),
     ("seed", |node| node.number().map(drop)),
-    ("logit_bias", |node| node.entries(|_, bias| bias.number().map(drop))),
+    ("logit_bias", |node| node.entries()?.try_for_each(|bias| bias?.1.number().map(drop))),
     ("user", |node| node.string().map(drop)),
-    ("metadata", |node| node.entries(|_, value| value.string().map(drop))),
+    ("metadata", |node| node.entries()?.try_for_each(|value| value?.1.string().map(drop))),
     ("store", |node| node.boolean().map(drop)),
     ("service_tier", |node| node.string().map(drop)),
     ("prompt_cache_key", |node| node.string().map(drop)),
@@ -52,30 +52,28 @@ pub(crate) fn choices(node: Option<Node<'_>>, features: &Features) -> Result<u32
     Ok(n as u32)
 }
 
+/// Stop strings of a request at most.
+const MAX_STOPS: usize = 4;
+
 /// `stop`: one string or up to four.
 pub(crate) fn stop(node: Option<Node<'_>>, features: &Features) -> Result<Vec<String>, ApiError> {
     let Some(node) = node else { return Ok(Vec::new()) };
-    let mut stops = Vec::new();
-    let mut take = |node: &Node<'_>| {
-        let stop = node.string()?;
-        if stop.is_empty() {
-            return Err(node.invalid("must not be empty"));
-        }
-        stops.push(stop);
-        Ok(())
-    };
-    if node.is_array() {
-        node.elements(|_, stop| take(&stop))?;
-    } else if node.is_string() {
-        take(&node)?;
+    let given = if node.is_string() {
+        vec![node.clone()]
+    } else if node.is_array() {
+        node.elements()?.take(MAX_STOPS + 1).collect()
     } else {
         return Err(node.not("a string or an array of strings"));
-    }
-    if !(1..=4).contains(&stops.len()) {
-        return Err(node.invalid(format_args!("must hold 1 to 4 strings, got {}", stops.len())));
+    };
+    if !(1..=MAX_STOPS).contains(&given.len()) {
+        return Err(node.invalid(format_args!("must hold 1 to {MAX_STOPS} strings")));
     }
     features.need(features.stop, &node, "stop strings are")?;
-    Ok(stops)
+    let read = |node: &Node<'_>| match node.string()? {
+        empty if empty.is_empty() => Err(node.invalid("must not be empty")),
+        stop => Ok(stop),
+    };
+    given.iter().map(read).collect()
 }
 
 /// A limit of tokens, under whatever name.

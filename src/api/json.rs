@@ -1,10 +1,10 @@
 //! JSON of a request, read piece by piece: only what is asked for is built, so that a body costs little more memory
 //! than its bytes whatever it holds, and every piece knows its place, so that every error can name it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::error::ApiError;
@@ -12,7 +12,7 @@ use super::error::ApiError;
 /// Deepest nesting of a request. What is passed on goes into a few more levels, and codex reads 127.
 const MAX_DEPTH: usize = 100;
 
-/// A value of a request that has not been read yet.
+/// A value of a request that has not been read yet. Its text is well-formed.
 #[derive(Clone, Debug)]
 pub(crate) struct Node<'a> {
     text: &'a str,
@@ -21,16 +21,16 @@ pub(crate) struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
-    /// The whole body, which has to be well-formed JSON.
+    /// The whole body, which has to be an object.
     pub(crate) fn body(body: &'a [u8]) -> Result<Self, ApiError> {
         let text = std::str::from_utf8(body)
             .map_err(|e| ApiError::bad_request(format!("The body is not UTF-8 (at byte {}).", e.valid_up_to())))?;
-        if too_deep(text) {
-            return Err(ApiError::bad_request(format!("The body is nested deeper than {MAX_DEPTH} levels.")));
-        }
         let raw: &RawValue = serde_json::from_str(text)
             .map_err(|e| ApiError::bad_request(format!("The body could not be parsed as JSON: {e}.")))?;
         let node = Self { text: raw.get(), path: String::new() };
+        if depth(node.text) > MAX_DEPTH {
+            return Err(ApiError::bad_request(format!("The body is nested deeper than {MAX_DEPTH} levels.")));
+        }
         if node.is_object() {
             return Ok(node);
         }
@@ -41,6 +41,11 @@ impl<'a> Node<'a> {
     /// there are none.
     pub(crate) fn line(&self) -> String {
         self.text.replace(['\n', '\r'], "")
+    }
+
+    /// Bytes of its text.
+    pub(crate) fn len(&self) -> usize {
+        self.text.len()
     }
 
     /// Whether it is `word`: `null`, `false`, `"object"` …
@@ -93,11 +98,17 @@ impl<'a> Node<'a> {
         ApiError::invalid(&*path, format!("`{path}` is missing."))
     }
 
+    /// The member `name`, which has to be there.
+    pub(crate) fn need<T>(&self, name: &str, value: Option<T>) -> Result<T, ApiError> {
+        value.ok_or_else(|| self.missing(name))
+    }
+
     pub(crate) fn string(&self) -> Result<String, ApiError> {
         if !self.is_string() {
             return Err(self.not("a string"));
         }
-        serde_json::from_str(self.text).map_err(|_| self.broken())
+        // It is well-formed: only an escape such as `\ud800` without its other half can be wrong with it.
+        serde_json::from_str(self.text).map_err(|_| self.invalid("holds half of a surrogate pair, which is not text"))
     }
 
     pub(crate) fn boolean(&self) -> Result<bool, ApiError> {
@@ -109,10 +120,7 @@ impl<'a> Node<'a> {
     }
 
     pub(crate) fn number(&self) -> Result<f64, ApiError> {
-        match self.text.parse() {
-            Ok(number) if self.kind() == "a number" => Ok(number),
-            _ => Err(self.not("a number")),
-        }
+        self.text.parse().map_err(|_| self.not("a number"))
     }
 
     /// An integer within `range`; `3.0` is one too.
@@ -128,181 +136,130 @@ impl<'a> Node<'a> {
     /// One of some words.
     pub(crate) fn one_of(&self, words: &[&'static str]) -> Result<&'static str, ApiError> {
         let got = self.string()?;
-        words
-            .iter()
-            .find(|word| **word == got)
-            .copied()
-            .ok_or_else(|| self.invalid(format_args!("must be one of {}, got `{}`", words.join(", "), brief(&got))))
+        let word = words.iter().find(|word| **word == got);
+        let message = || self.invalid(format_args!("must be one of {}, got `{}`", words.join(", "), brief(&got)));
+        word.copied().ok_or_else(message)
     }
 
     /// The members called `names`; a null counts as absent, and of two with one name the last counts.
     pub(crate) fn fields<const N: usize>(&self, names: [&str; N]) -> Result<[Option<Node<'a>>; N], ApiError> {
         let mut found = [const { None }; N];
-        self.members(
-            |key| names.iter().position(|name| *name == key),
-            |at, value| {
-                if let (Some(slot), Some(name)) = (found.get_mut(at), names.get(at)) {
-                    *slot = Some(Node { text: value, path: self.join(name) }).filter(|node| !node.is("null"));
-                }
-                Ok(())
-            },
-        )?;
+        for (key, text) in self.members()? {
+            let key = unescape(key);
+            let wanted = names.iter().zip(&mut found).find(|(name, _)| key.as_deref() == Some(**name));
+            if let Some((name, slot)) = wanted {
+                *slot = (text != "null").then(|| Node { text, path: self.join(name) });
+            }
+        }
         Ok(found)
     }
 
     /// Whether there is a member called `name`, be it null.
     pub(crate) fn has(&self, name: &str) -> bool {
-        let mut found = false;
-        let read = self.members(
-            |key| (key == name).then_some(()),
-            |(), _| {
-                found = true;
-                Ok(())
-            },
-        );
-        read.is_ok() && found
+        self.members().is_ok_and(|mut members| members.any(|(key, _)| unescape(key).as_deref() == Some(name)))
     }
 
     /// Every member in its order.
-    pub(crate) fn entries(
-        &self,
-        mut each: impl FnMut(String, Node<'a>) -> Result<(), ApiError>,
-    ) -> Result<(), ApiError> {
-        self.members(
-            |key| Some(key.to_owned()),
-            |key, value| {
-                let path = self.join(&key);
-                each(key, Node { text: value, path })
-            },
-        )
-    }
-
-    /// Every element in its order.
-    pub(crate) fn elements(
-        &self,
-        mut each: impl FnMut(usize, Node<'a>) -> Result<(), ApiError>,
-    ) -> Result<(), ApiError> {
-        if !self.is_array() {
-            return Err(self.not("an array"));
-        }
-        let mut at = 0;
-        self.walk(Elements(|text| {
-            let node = Node { text, path: format!("{}[{at}]", self.path) };
-            at += 1;
-            each(at - 1, node)
+    pub(crate) fn entries(&self) -> Result<impl Iterator<Item = Result<(String, Node<'a>), ApiError>>, ApiError> {
+        Ok(self.members()?.map(|(key, text)| {
+            let key = Node { text: key, path: self.path.clone() }.string()?;
+            let path = self.join(&key);
+            Ok((key, Node { text, path }))
         }))
     }
 
-    fn members<K>(
-        &self,
-        pick: impl Fn(&str) -> Option<K>,
-        each: impl FnMut(K, &'a str) -> Result<(), ApiError>,
-    ) -> Result<(), ApiError> {
+    /// Every element in its order.
+    pub(crate) fn elements(&self) -> Result<impl Iterator<Item = Node<'a>>, ApiError> {
+        if !self.is_array() {
+            return Err(self.not("an array"));
+        }
+        let children = Children { rest: self.text.get(1..).unwrap_or_default(), is_object: false };
+        Ok(children.enumerate().map(|(at, (_, text))| Node { text, path: format!("{}[{at}]", self.path) }))
+    }
+
+    fn members(&self) -> Result<Children<'a>, ApiError> {
         if !self.is_object() {
             return Err(self.not("an object"));
         }
-        self.walk(Members(pick, each))
-    }
-
-    /// Runs a visitor whose callbacks may stop it with an error of their own.
-    fn walk(&self, visitor: impl Visitor<'a, Value = Result<(), ApiError>>) -> Result<(), ApiError> {
-        let mut json = serde_json::Deserializer::from_str(self.text);
-        json.deserialize_any(visitor).unwrap_or_else(|_| Err(self.broken()))
+        Ok(Children { rest: self.text.get(1..).unwrap_or_default(), is_object: true })
     }
 
     fn join(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
+}
 
-    /// The body is well-formed: all that can be left is an escape such as `\ud800` without its other half.
-    fn broken(&self) -> ApiError {
-        self.invalid("holds half of a surrogate pair, which is not text")
+/// The members of an object or the elements of an array: the text of the key, if any, and of the value.
+struct Children<'a> {
+    rest: &'a str,
+    is_object: bool,
+}
+
+impl<'a> Iterator for Children<'a> {
+    type Item = (&'a str, &'a str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut next = || {
+            let begin = self.rest.trim_start_matches([',', ':', ' ', '\t', '\n', '\r']);
+            let (value, rest) = begin.split_at_checked(value_len(begin))?;
+            self.rest = rest;
+            (!value.is_empty()).then_some(value)
+        };
+        let key = if self.is_object { next()? } else { "" };
+        Some((key, next()?))
     }
 }
 
-/// Walks an object. A callback's error comes out as the value of an otherwise good walk, the rest skipped.
-struct Members<P, F>(P, F);
-
-impl<'de, K, P: Fn(&str) -> Option<K>, F: FnMut(K, &'de str) -> Result<(), ApiError>> Visitor<'de> for Members<P, F> {
-    type Value = Result<(), ApiError>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut result = Ok(());
-        while let Some(key) = map.next_key_seed(Key(&self.0))? {
-            match key {
-                Some(key) if result.is_ok() => result = (self.1)(key, map.next_value::<&'de RawValue>()?.get()),
-                _ => drop(map.next_value::<IgnoredAny>()?),
-            }
-        }
-        Ok(result)
-    }
-}
-
-/// Reads a key without keeping it.
-struct Key<'p, P>(&'p P);
-
-impl<'de, K, P: Fn(&str) -> Option<K>> DeserializeSeed<'de> for Key<'_, P> {
-    type Value = Option<K>;
-
-    fn deserialize<D: Deserializer<'de>>(self, key: D) -> Result<Self::Value, D::Error> {
-        key.deserialize_str(self)
-    }
-}
-
-impl<K, P: Fn(&str) -> Option<K>> Visitor<'_> for Key<'_, P> {
-    type Value = Option<K>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E: Error>(self, key: &str) -> Result<Self::Value, E> {
-        Ok((self.0)(key))
-    }
-}
-
-/// Walks an array, in the same way.
-struct Elements<F>(F);
-
-impl<'de, F: FnMut(&'de str) -> Result<(), ApiError>> Visitor<'de> for Elements<F> {
-    type Value = Result<(), ApiError>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let mut result = Ok(());
-        while let Some(element) = seq.next_element::<&'de RawValue>()? {
-            if result.is_ok() {
-                result = (self.0)(element.get());
-            }
-        }
-        Ok(result)
-    }
-}
-
-/// Whether brackets outside strings go deeper than [`MAX_DEPTH`].
-fn too_deep(text: &str) -> bool {
+/// Bytes of the value that well-formed `text` begins with, none at the end of an object or array.
+fn value_len(text: &str) -> usize {
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => {
+                in_string = !in_string;
+                if depth == 0 && !in_string {
+                    return at + 1;
+                }
+            }
+            _ if in_string => {}
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' if depth == 1 => return at + 1,
+            b'}' | b']' | b',' | b' ' | b'\t' | b'\n' | b'\r' if depth == 0 => return at,
+            b'}' | b']' => depth -= 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+/// How deeply objects and arrays are nested in well-formed `text`.
+fn depth(text: &str) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
     for byte in text.bytes() {
         match byte {
             _ if escaped => escaped = false,
-            b'\\' => escaped = in_string,
+            b'\\' => escaped = true,
             b'"' => in_string = !in_string,
-            b'{' | b'[' if !in_string => depth += 1,
-            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ if in_string => {}
+            b'{' | b'[' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
             _ => {}
         }
-        if depth > MAX_DEPTH {
-            return true;
-        }
     }
-    false
+    deepest
+}
+
+/// The key that `text` writes.
+fn unescape(text: &str) -> Option<Cow<'_, str>> {
+    match text.trim_matches('"') {
+        plain if !plain.contains('\\') => Some(Cow::Borrowed(plain)),
+        _ => serde_json::from_str(text).ok().map(Cow::Owned),
+    }
 }
 
 /// As much of a client's word as a message may repeat.

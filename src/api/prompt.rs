@@ -3,6 +3,8 @@
 //! Every call of a tool in the history has its one result before the conversation goes on, and every result its call:
 //! codex drops a lone result and makes up a missing one, both without a word.
 
+use std::collections::BTreeMap;
+
 use crate::turn::{Item, Part, Role, ToolCall};
 
 use super::Features;
@@ -34,7 +36,9 @@ const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "f
 /// The items of `messages`.
 pub(crate) fn messages(node: &Node<'_>, features: &Features) -> Result<Vec<Item>, ApiError> {
     let mut history = History::default();
-    node.elements(|at, message| read_message(at, &message, features, &mut history))?;
+    for (at, message) in node.elements()?.enumerate() {
+        read_message(at, &message, features, &mut history)?;
+    }
     history.answered()?;
     if history.items.is_empty() {
         return Err(node.invalid("must hold at least one message, got an empty array"));
@@ -47,7 +51,7 @@ pub(crate) fn messages(node: &Node<'_>, features: &Features) -> Result<Vec<Item>
 pub(crate) struct History {
     pub(crate) items: Vec<Item>,
     /// Ids of calls without a result so far, each with its place.
-    open: Vec<(String, String)>,
+    open: BTreeMap<String, String>,
 }
 
 impl History {
@@ -55,8 +59,8 @@ impl History {
     pub(crate) fn resume(&mut self, items: Vec<Item>) {
         for item in &items {
             match item {
-                Item::ToolCall(call) => self.open.push((call.id.clone(), "input".to_owned())),
-                Item::ToolOutput { id, .. } => self.open.retain(|(open, _)| open != id),
+                Item::ToolCall(call) => drop(self.open.insert(call.id.clone(), "input".to_owned())),
+                Item::ToolOutput { id, .. } => drop(self.open.remove(id)),
                 Item::Message { .. } | Item::Reasoning { .. } => {}
             }
         }
@@ -64,25 +68,27 @@ impl History {
     }
 
     pub(crate) fn call(&mut self, call: ToolCall, node: &Node<'_>) {
-        self.open.push((call.id.clone(), node.path.clone()));
+        self.open.insert(call.id.clone(), node.path.clone());
         self.items.push(Item::ToolCall(call));
     }
 
     /// Takes the result of the call `id`, or of the only one.
     pub(crate) fn result(&mut self, id: Option<String>, output: String, node: &Node<'_>) -> Result<(), ApiError> {
-        let at = self.open.iter().position(|(open, _)| id.as_ref().is_none_or(|id| id == open)).ok_or_else(|| {
+        let open = match &id {
+            Some(id) => self.open.remove_entry(id),
+            None => self.open.pop_first(),
+        };
+        let Some((id, _)) = open else {
             let id = id.map(|id| format!(" `{}`", brief(&id))).unwrap_or_default();
-            node.invalid(format_args!(
-                "must answer a call{id} just before it that has no result yet, and there is none"
-            ))
-        })?;
-        self.items.push(Item::ToolOutput { id: self.open.remove(at).0, output });
+            return Err(node.invalid(format_args!("must answer a call{id} before it that has no result yet")));
+        };
+        self.items.push(Item::ToolOutput { id, output });
         Ok(())
     }
 
     /// Makes sure that no call waits for its result.
     pub(crate) fn answered(&self) -> Result<(), ApiError> {
-        let Some((id, path)) = self.open.first() else { return Ok(()) };
+        let Some((id, path)) = self.open.first_key_value() else { return Ok(()) };
         let message = format!("`{path}`: the call `{}` must be followed by its result.", brief(id));
         Err(ApiError::invalid(&**path, message))
     }
@@ -91,7 +97,7 @@ impl History {
 fn read_message(at: usize, node: &Node<'_>, features: &Features, history: &mut History) -> Result<(), ApiError> {
     let names = ["role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "audio"];
     let [role, content, name, calls, call_id, function_call, refusal, audio] = node.fields(names)?;
-    let role_node = role.ok_or_else(|| node.missing("role"))?;
+    let role_node = node.need("role", role)?;
     let role_name = role_node.one_of(&ROLES)?;
     // A name has no place in what codex takes, and no line of ours may carry it.
     let name = name.map(|name| name.string()).transpose()?;
@@ -106,10 +112,10 @@ fn read_message(at: usize, node: &Node<'_>, features: &Features, history: &mut H
             features.need(features.tool_history, &role_node, "`tool` and `function` messages are")?;
             let output = content.map_or(Ok(String::new()), |content| text_of(&content))?;
             if role_name == "function" {
-                name.ok_or_else(|| node.missing("name"))?;
+                node.need("name", name)?;
                 return history.result(None, output, &role_node);
             }
-            let id_node = call_id.ok_or_else(|| node.missing("tool_call_id"))?;
+            let id_node = node.need("tool_call_id", call_id)?;
             return history.result(Some(id_node.string()?), output, &id_node);
         }
         "system" => Role::System,
@@ -150,14 +156,13 @@ fn read_calls<'a>(
 ) -> Result<Vec<(ToolCall, Node<'a>)>, ApiError> {
     let mut found = Vec::new();
     if let Some(calls) = calls {
-        calls.elements(|_, call| {
+        for call in calls.elements()? {
             features.need(features.tool_history, &calls, "calls of tools are")?;
             let [id, kind, function] = call.fields(["id", "type", "function"])?;
-            let id = id.ok_or_else(|| call.missing("id"))?.string()?;
+            let id = call.need("id", id)?.string()?;
             kind.as_ref().map_or(Ok(()), only_functions)?;
-            found.push((read_call(id, &function.ok_or_else(|| call.missing("function"))?)?, call));
-            Ok(())
-        })?;
+            found.push((read_call(id, &call.need("function", function)?)?, call));
+        }
     }
     if let Some(call) = function_call {
         features.need(features.tool_history, &call, "calls of functions are")?;
@@ -169,8 +174,8 @@ fn read_calls<'a>(
 
 fn read_call(id: String, node: &Node<'_>) -> Result<ToolCall, ApiError> {
     let [name, arguments] = node.fields(["name", "arguments"])?;
-    let name = name.ok_or_else(|| node.missing("name"))?.string()?;
-    let arguments = arguments.ok_or_else(|| node.missing("arguments"))?.string()?;
+    let name = node.need("name", name)?.string()?;
+    let arguments = node.need("arguments", arguments)?.string()?;
     Ok(ToolCall { id, name, arguments })
 }
 
@@ -204,10 +209,9 @@ pub(crate) fn read_content(node: &Node<'_>, role: Role, features: &Features) -> 
         return Err(node.not("a string or an array of parts"));
     }
     let mut parts = Vec::new();
-    node.elements(|_, part| {
+    for part in node.elements()? {
         parts.push(read_part(&part, role, features)?);
-        Ok(())
-    })?;
+    }
     if parts.is_empty() && role != Role::Assistant {
         return Err(node.invalid("must hold at least one part, got an empty array"));
     }
@@ -216,21 +220,19 @@ pub(crate) fn read_content(node: &Node<'_>, role: Role, features: &Features) -> 
 
 fn read_part(node: &Node<'_>, role: Role, features: &Features) -> Result<Part, ApiError> {
     let [kind, text, refusal, image, detail] = node.fields(["type", "text", "refusal", "image_url", "detail"])?;
-    let kind = kind.ok_or_else(|| node.missing("type"))?;
+    let kind = node.need("type", kind)?;
     match kind.string()?.as_str() {
-        "text" | "input_text" | "output_text" => Ok(Part::Text(text.ok_or_else(|| node.missing("text"))?.string()?)),
-        "refusal" if role == Role::Assistant => {
-            Ok(Part::Text(refusal.ok_or_else(|| node.missing("refusal"))?.string()?))
-        }
+        "text" | "input_text" | "output_text" => Ok(Part::Text(node.need("text", text)?.string()?)),
+        "refusal" if role == Role::Assistant => Ok(Part::Text(node.need("refusal", refusal)?.string()?)),
         "image_url" if role == Role::User => {
             features.need(features.images, &kind, "images are")?;
-            let image = image.ok_or_else(|| node.missing("image_url"))?;
+            let image = node.need("image_url", image)?;
             let [url, detail] = image.fields(["url", "detail"])?;
-            read_image(&url.ok_or_else(|| image.missing("url"))?, detail.as_ref())
+            read_image(&image.need("url", url)?, detail.as_ref())
         }
         "input_image" if role == Role::User => {
             features.need(features.images, &kind, "images are")?;
-            read_image(&image.ok_or_else(|| node.missing("image_url"))?, detail.as_ref())
+            read_image(&node.need("image_url", image)?, detail.as_ref())
         }
         "image_url" | "input_image" => Err(kind.invalid("can be an image only in a message of the user")),
         known @ ("input_audio" | "file" | "input_file") => {

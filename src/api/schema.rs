@@ -2,6 +2,9 @@
 //! says less is brought there if no answer that it means gets lost and every answer that the strict form allows fits
 //! it, too; else it is a 400 that names the place.
 
+use std::collections::HashSet;
+use std::io::Write;
+
 use super::Features;
 use super::error::ApiError;
 use super::json::{Node, quote};
@@ -49,18 +52,18 @@ pub(crate) struct Format {
 pub(crate) fn read(node: Option<Node<'_>>, shape: Shape, features: &Features) -> Result<Format, ApiError> {
     let Some(node) = node else { return Ok(Format::default()) };
     let [kind, nested] = node.fields(["type", "json_schema"])?;
-    let kind = kind.ok_or_else(|| node.missing("type"))?;
+    let kind = node.need("type", kind)?;
     match kind.one_of(&["text", "json_object", "json_schema"])? {
         "json_schema" => {
             features.need(features.schema, &kind, "schemas of answers are")?;
             let outer = match shape {
-                Shape::Nested => nested.ok_or_else(|| node.missing("json_schema"))?,
+                Shape::Nested => node.need("json_schema", nested)?,
                 Shape::Flat => node,
             };
             let [name, description, schema] = outer.fields(["name", "description", "schema"])?;
-            name.ok_or_else(|| outer.missing("name"))?.string()?;
+            outer.need("name", name)?.string()?;
             let description = description.map(|node| node.string()).transpose()?;
-            let schema = schema.ok_or_else(|| outer.missing("schema"))?;
+            let schema = outer.need("schema", schema)?;
             Ok(Format { schema: Some(strict_root(&schema, description)?), json_object: false })
         }
         "json_object" => {
@@ -72,7 +75,7 @@ pub(crate) fn read(node: Option<Node<'_>>, shape: Shape, features: &Features) ->
 }
 
 fn strict_root(node: &Node<'_>, description: Option<String>) -> Result<String, ApiError> {
-    if node.line().len() > MAX_SCHEMA {
+    if node.len() > MAX_SCHEMA {
         return Err(node.invalid(format_args!("must not be longer than {MAX_SCHEMA} bytes")));
     }
     let [kind, own] = node.fields(["type", "description"])?;
@@ -95,85 +98,67 @@ fn strict_root(node: &Node<'_>, description: Option<String>) -> Result<String, A
 fn write_strict(node: &Node<'_>, out: &mut Vec<u8>) -> Result<(), ApiError> {
     let [kind, properties, required, additional, discriminator] =
         node.fields(["type", "properties", "required", "additionalProperties", "discriminator"])?;
+    let keys = node.entries()?.map(|entry| Ok(entry?.0)).collect::<Result<Vec<_>, ApiError>>()?;
+    let among = |words: &[&str]| keys.iter().filter(|key| words.contains(&key.as_str())).count();
+    if among(&["type", "properties", "anyOf", "oneOf", "allOf", "$ref", "enum", "const"]) == 0 {
+        return Err(node.invalid("must say a `type`: a strict schema has no values of any form"));
+    }
+    if among(&["anyOf", "oneOf", "allOf", "$ref"]) > 1 {
+        return Err(node.invalid("must have only one of anyOf, oneOf, allOf and $ref to fit into a strict schema"));
+    }
     let is_object = properties.is_some() || kind.is_some_and(|kind| says(&kind, "object"));
-    let mut is_required = Vec::new();
+    let mut names = Vec::new();
     if is_object {
         if let Some(open) = additional.filter(|node| !node.is("false")) {
             return Err(open.invalid("must be false: a strict schema names all properties"));
         }
-        if properties.is_none() {
+        let Some(properties) = properties else {
             return Err(node.invalid("must name its `properties`: a strict schema has no objects of any form"));
-        }
-        if let Some(required) = required {
-            required.elements(|_, name| {
-                is_required.push(name.string()?);
-                Ok(())
-            })?;
-        }
-    }
-    let mut has_siblings = false;
-    let mut says_something = false;
-    node.entries(|key, _| {
-        has_siblings |= key != "$ref";
-        says_something |=
-            matches!(&*key, "type" | "properties" | "anyOf" | "oneOf" | "allOf" | "$ref" | "enum" | "const");
-        Ok(())
-    })?;
-    if !says_something {
-        return Err(node.invalid("must say a `type`: a strict schema has no values of any form"));
+        };
+        names = require_all(&properties, required)?;
     }
     out.push(b'{');
-    let mut names = Vec::new();
-    node.entries(|key, value| {
-        let is_one_of = key == "oneOf" && discriminator.is_some();
+    for entry in node.entries()? {
+        let (key, value) = entry?;
         match &*key {
-            "required" | "additionalProperties" if is_object => return Ok(()),
-            // No part of the subset. What it stands for is that the property may be absent; see below.
-            "default" | "discriminator" => return Ok(()),
-            "allOf" if single(&value) => key_of(out, "anyOf"),
-            "oneOf" if is_one_of => key_of(out, "anyOf"),
-            "$ref" if has_siblings => key_of(out, "anyOf"),
+            "required" | "additionalProperties" if is_object => {}
+            // No part of the subset. A default says that a property may be absent; see below.
+            "default" | "discriminator" => {}
+            "properties" | "$defs" | "definitions" => {
+                begin(out, &key);
+                out.push(b'{');
+                for entry in value.entries()? {
+                    let (name, schema) = entry?;
+                    begin(out, &name);
+                    write_strict(&schema, out)?;
+                }
+                out.push(b'}');
+            }
+            "items" => {
+                begin(out, &key);
+                write_strict(&value, out)?;
+            }
+            "anyOf" => write_any(&value, out)?,
+            "allOf" if value.elements()?.count() == 1 => write_any(&value, out)?,
+            "oneOf" if discriminator.is_some() => write_any(&value, out)?,
+            "$ref" if keys.len() > 1 => {
+                begin(out, "anyOf");
+                let _ = write!(out, "[{{\"$ref\":{}}}]", value.line());
+            }
             refused if NOT_STRICT.contains(&refused) => {
                 return Err(value.invalid("cannot be in a strict schema, and codex knows no others"));
             }
-            _ => key_of(out, &key),
-        }
-        match &*key {
-            "properties" => write_map(&value, out, |name, property| {
-                names.push(name.to_owned());
-                if is_required.iter().any(|required| required == name) || may_be_absent(property)? {
-                    return Ok(());
-                }
-                Err(property.invalid(
-                    "must be required, have a default or allow null: a strict schema has no optional properties",
-                ))
-            })?,
-            "$defs" | "definitions" => write_map(&value, out, |_, _| Ok(()))?,
-            "items" => write_strict(&value, out)?,
-            "anyOf" | "allOf" | "oneOf" => {
-                out.push(b'[');
-                value.elements(|at, variant| {
-                    if at > 0 {
-                        out.push(b',');
-                    }
-                    write_strict(&variant, out)
-                })?;
-                out.push(b']');
-            }
-            "$ref" if has_siblings => {
-                out.extend_from_slice(b"[{\"$ref\":");
+            _ => {
+                begin(out, &key);
                 out.extend_from_slice(value.line().as_bytes());
-                out.extend_from_slice(b"}]");
             }
-            _ => out.extend_from_slice(value.line().as_bytes()),
         }
-        Ok(())
-    })?;
+    }
     if is_object {
-        key_of(out, "required");
+        begin(out, "required");
         // Strings always serialise.
         let _ = serde_json::to_writer(&mut *out, &names);
-        key_of(out, "additionalProperties");
+        begin(out, "additionalProperties");
         out.extend_from_slice(b"false");
     }
     out.push(b'}');
@@ -181,7 +166,7 @@ fn write_strict(node: &Node<'_>, out: &mut Vec<u8>) -> Result<(), ApiError> {
 }
 
 /// Begins a member.
-fn key_of(out: &mut Vec<u8>, key: &str) {
+fn begin(out: &mut Vec<u8>, key: &str) {
     if out.last() != Some(&b'{') {
         out.push(b',');
     }
@@ -189,66 +174,56 @@ fn key_of(out: &mut Vec<u8>, key: &str) {
     out.push(b':');
 }
 
-/// Writes an object whose values are schemas, each looked at first.
-fn write_map(
-    node: &Node<'_>,
-    out: &mut Vec<u8>,
-    mut look: impl FnMut(&str, &Node<'_>) -> Result<(), ApiError>,
-) -> Result<(), ApiError> {
-    out.push(b'{');
-    node.entries(|name, schema| {
-        look(&name, &schema)?;
-        key_of(out, &name);
-        write_strict(&schema, out)
-    })?;
-    out.push(b'}');
+fn write_any(variants: &Node<'_>, out: &mut Vec<u8>) -> Result<(), ApiError> {
+    begin(out, "anyOf");
+    out.push(b'[');
+    for (at, variant) in variants.elements()?.enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        write_strict(&variant, out)?;
+    }
+    out.push(b']');
     Ok(())
 }
 
-/// Whether an optional property loses nothing by being required: null, or its default, says that it is absent.
-fn may_be_absent(node: &Node<'_>) -> Result<bool, ApiError> {
-    Ok(node.has("default") || allows_null(node)?)
+/// The names of all properties. One that is optional loses nothing by being required if null, or its default, says that
+/// it is absent.
+fn require_all(properties: &Node<'_>, required: Option<Node<'_>>) -> Result<Vec<String>, ApiError> {
+    let mut is_required = HashSet::new();
+    if let Some(required) = required {
+        for name in required.elements()? {
+            is_required.insert(name.string()?);
+        }
+    }
+    let mut names = Vec::new();
+    for entry in properties.entries()? {
+        let (name, property) = entry?;
+        if !is_required.contains(&name) && !property.has("default") && !allows_null(&property)? {
+            return Err(property.invalid(
+                "must be required, have a default or allow null: a strict schema has no optional properties",
+            ));
+        }
+        names.push(name);
+    }
+    Ok(names)
 }
 
 fn allows_null(node: &Node<'_>) -> Result<bool, ApiError> {
     let [kind, any, values] = node.fields(["type", "anyOf", "enum"])?;
-    let mut allowed = kind.is_some_and(|kind| says(&kind, "null"));
-    if let Some(any) = any {
-        any.elements(|_, variant| {
-            allowed |= allows_null(&variant)?;
-            Ok(())
-        })?;
-    }
     if let Some(values) = values {
-        allowed = false;
-        values.elements(|_, value| {
-            allowed |= value.is("null");
-            Ok(())
-        })?;
+        return Ok(values.elements()?.any(|value| value.is("null")));
     }
-    Ok(allowed)
+    for variant in any.iter().flat_map(Node::elements).flatten() {
+        if allows_null(&variant)? {
+            return Ok(true);
+        }
+    }
+    Ok(kind.is_some_and(|kind| says(&kind, "null")))
 }
 
 /// Whether a `type` is, or has among others, `word`.
 fn says(kind: &Node<'_>, word: &str) -> bool {
-    let mut found = false;
-    let mut look = |node: &Node<'_>| found |= node.string().is_ok_and(|got| got == word);
-    if kind.is_array() {
-        let _ = kind.elements(|_, node| {
-            look(&node);
-            Ok(())
-        });
-    } else {
-        look(kind);
-    }
-    found
-}
-
-fn single(array: &Node<'_>) -> bool {
-    let mut count = 0;
-    let read = array.elements(|_, _| {
-        count += 1;
-        Ok(())
-    });
-    read.is_ok() && count == 1
+    let is = |node: &Node<'_>| node.string().is_ok_and(|got| got == word);
+    kind.elements().map_or_else(|_| is(kind), |mut kinds| kinds.any(|kind| is(&kind)))
 }

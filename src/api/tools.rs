@@ -8,6 +8,9 @@ use super::error::ApiError;
 use super::json::{Node, brief};
 use super::prompt::{self, CALL_ANY_TOOL};
 
+/// Tools on offer at most. OpenAI takes 128.
+const MAX_TOOLS: usize = 512;
+
 /// How a front end writes a function: in a member `function`, or with its members at the top.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
@@ -18,9 +21,9 @@ pub(crate) enum Shape {
 impl Shape {
     fn function<'a>(self, node: &Node<'a>) -> Result<Node<'a>, ApiError> {
         let [kind, function] = node.fields(["type", "function"])?;
-        kind.as_ref().map_or_else(|| Err(node.missing("type")), prompt::only_functions)?;
+        prompt::only_functions(&node.need("type", kind)?)?;
         match self {
-            Self::Nested => function.ok_or_else(|| node.missing("function")),
+            Self::Nested => node.need("function", function),
             Self::Flat => Ok(node.clone()),
         }
     }
@@ -43,7 +46,9 @@ pub(crate) fn read(
 ) -> Result<Offer, ApiError> {
     let mut all = Vec::new();
     if let Some(tools) = &tools {
-        tools.elements(|_, tool| add(&mut all, &shape.function(&tool)?))?;
+        for tool in tools.elements()? {
+            add(&mut all, &shape.function(&tool)?)?;
+        }
     }
     let offer = choice.map_or(Ok(None), |choice| choose(&mut all, &choice, shape))?;
     finish(tools, all, offer, features)
@@ -57,7 +62,9 @@ pub(crate) fn read_functions(
 ) -> Result<Offer, ApiError> {
     let mut all = Vec::new();
     if let Some(functions) = &functions {
-        functions.elements(|_, function| add(&mut all, &function))?;
+        for function in functions.elements()? {
+            add(&mut all, &function)?;
+        }
     }
     let line = match call {
         Some(call) if call.is_object() => named(&mut all, &call)?,
@@ -86,7 +93,7 @@ fn finish(
 
 fn add(tools: &mut Vec<Tool>, node: &Node<'_>) -> Result<(), ApiError> {
     let [name, description, parameters] = node.fields(["name", "description", "parameters"])?;
-    let name_node = name.ok_or_else(|| node.missing("name"))?;
+    let name_node = node.need("name", name)?;
     let name = name_node.string()?;
     let is_sound = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if !(1..=64).contains(&name.len()) || !name.chars().all(is_sound) {
@@ -95,6 +102,9 @@ fn add(tools: &mut Vec<Tool>, node: &Node<'_>) -> Result<(), ApiError> {
     }
     if tools.iter().any(|tool| tool.name == name) {
         return Err(name_node.invalid(format_args!("must be unique, but there are two tools called `{name}`")));
+    }
+    if tools.len() == MAX_TOOLS {
+        return Err(node.invalid(format_args!("is one too many: at most {MAX_TOOLS} tools can be offered")));
     }
     let parameters = match parameters {
         Some(schema) if schema.is_object() => schema.line(),
@@ -116,21 +126,20 @@ fn choose(tools: &mut Vec<Tool>, choice: &Node<'_>, shape: Shape) -> Result<Opti
         return demand(mode, tools, choice);
     }
     let [kind, allowed] = choice.fields(["type", "allowed_tools"])?;
-    let kind = kind.ok_or_else(|| choice.missing("type"))?;
+    let kind = choice.need("type", kind)?;
     match kind.string()?.as_str() {
         "function" => named(tools, &shape.function(choice)?),
         "allowed_tools" => {
             let allowed = match shape {
-                Shape::Nested => allowed.ok_or_else(|| choice.missing("allowed_tools"))?,
+                Shape::Nested => choice.need("allowed_tools", allowed)?,
                 Shape::Flat => choice.clone(),
             };
             let [mode, list] = allowed.fields(["mode", "tools"])?;
-            let mode = mode.ok_or_else(|| allowed.missing("mode"))?.one_of(&["auto", "required"])?;
+            let mode = allowed.need("mode", mode)?.one_of(&["auto", "required"])?;
             let mut names = Vec::new();
-            list.ok_or_else(|| allowed.missing("tools"))?.elements(|_, tool| {
+            for tool in allowed.need("tools", list)?.elements()? {
                 names.push(offered(tools, &shape.function(&tool)?)?);
-                Ok(())
-            })?;
+            }
             tools.retain(|tool| names.contains(&tool.name));
             demand(mode, tools, choice)
         }
@@ -156,7 +165,7 @@ fn named(tools: &mut Vec<Tool>, node: &Node<'_>) -> Result<Option<String>, ApiEr
 /// The `name` in `node`, which has to be that of a tool.
 fn offered(tools: &[Tool], node: &Node<'_>) -> Result<String, ApiError> {
     let [name] = node.fields(["name"])?;
-    let name_node = name.ok_or_else(|| node.missing("name"))?;
+    let name_node = node.need("name", name)?;
     let name = name_node.string()?;
     if tools.iter().any(|tool| tool.name == name) {
         return Ok(name);

@@ -38,7 +38,7 @@ pub fn parse(body: &[u8], options: &ParseOptions) -> Result<ApiRequest, ApiError
 
     only_text(modalities, logprobs, top_logprobs)?;
     let model = model.map(|node| node.string()).transpose()?;
-    let mut history = prompt::messages(&messages.ok_or_else(|| root.missing("messages"))?, features)?;
+    let mut history = prompt::messages(&root.need("messages", messages)?, features)?;
     let (stream, include_usage) = fields::stream(stream, stream_options)?;
     let n = fields::choices(n, features)?;
     let stop = fields::stop(stop, features)?;
@@ -93,10 +93,12 @@ fn only_text(
     top_logprobs: Option<Node<'_>>,
 ) -> Result<(), ApiError> {
     if let Some(modalities) = modalities {
-        modalities.elements(|_, modality| match modality.string()?.as_str() {
-            "text" => Ok(()),
-            other => Err(modality.unsupported(format_args!("must be `text`, got `{}`", brief(other)))),
-        })?;
+        for modality in modalities.elements()? {
+            let got = modality.string()?;
+            if got != "text" {
+                return Err(modality.unsupported(format_args!("must be `text`, got `{}`", brief(&got))));
+            }
+        }
     }
     if let Some(logprobs) = logprobs
         && logprobs.boolean()?

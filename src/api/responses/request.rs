@@ -135,11 +135,13 @@ fn check(
         return Err(background.unsupported("cannot be true: there are no responses in the background here"));
     }
     if let Some(include) = include {
-        include.elements(|_, what| match what.string()?.as_str() {
+        for what in include.elements()? {
+            let got = what.string()?;
             // Without effect: what they would add is not known here, and nothing depends on it.
-            "reasoning.encrypted_content" | "message.input_image.image_url" => Ok(()),
-            other => Err(what.unsupported(format_args!("`{}` cannot be included", brief(other)))),
-        })?;
+            if !["reasoning.encrypted_content", "message.input_image.image_url"].contains(&got.as_str()) {
+                return Err(what.unsupported(format_args!("`{}` cannot be included", brief(&got))));
+            }
+        }
     }
     if let Some(top) = top_logprobs
         && top.integer(0..=20)? > 0
@@ -175,12 +177,12 @@ fn read_input(node: &Node<'_>, features: &Features, history: &mut History) -> Re
     if !node.is_array() {
         return Err(node.not("a string or an array of items"));
     }
-    let mut count = 0;
-    node.elements(|_, item| {
-        count += 1;
-        read_item(&item, features, history)
-    })?;
-    if count == 0 {
+    let mut is_empty = true;
+    for item in node.elements()? {
+        is_empty = false;
+        read_item(&item, features, history)?;
+    }
+    if is_empty {
         return Err(node.invalid("must hold at least one item, got an empty array"));
     }
     Ok(())
@@ -196,7 +198,7 @@ fn read_item(node: &Node<'_>, features: &Features, history: &mut History) -> Res
     let kind = kind.as_ref().unwrap_or(node);
     match name.as_str() {
         "message" => {
-            let role = role.ok_or_else(|| node.missing("role"))?;
+            let role = node.need("role", role)?;
             let role = match role.one_of(&["user", "assistant", "system", "developer"])? {
                 "user" => Role::User,
                 "assistant" => Role::Assistant,
@@ -204,7 +206,7 @@ fn read_item(node: &Node<'_>, features: &Features, history: &mut History) -> Res
                 _ => Role::Developer,
             };
             let [content] = node.fields(["content"])?;
-            let mut content = prompt::read_content(&content.ok_or_else(|| node.missing("content"))?, role, features)?;
+            let mut content = prompt::read_content(&node.need("content", content)?, role, features)?;
             if content.is_empty() {
                 content.push(Part::Text(String::new()));
             }
@@ -214,7 +216,7 @@ fn read_item(node: &Node<'_>, features: &Features, history: &mut History) -> Res
         "function_call" => {
             features.need(features.tool_history, kind, "calls of tools are")?;
             let [id, name, arguments] = node.fields(["call_id", "name", "arguments"])?;
-            let read = |value: Option<Node<'_>>, name| value.ok_or_else(|| node.missing(name))?.string();
+            let read = |value: Option<Node<'_>>, name| node.need(name, value)?.string();
             let call = ToolCall {
                 id: read(id, "call_id")?,
                 name: read(name, "name")?,
@@ -226,8 +228,8 @@ fn read_item(node: &Node<'_>, features: &Features, history: &mut History) -> Res
         "function_call_output" => {
             features.need(features.tool_history, kind, "results of tools are")?;
             let [id, output] = node.fields(["call_id", "output"])?;
-            let id_node = id.ok_or_else(|| node.missing("call_id"))?;
-            let output = prompt::text_of(&output.ok_or_else(|| node.missing("output"))?)?;
+            let id_node = node.need("call_id", id)?;
+            let output = prompt::text_of(&node.need("output", output)?)?;
             history.result(Some(id_node.string()?), output, &id_node)
         }
         "reasoning" => {
@@ -236,11 +238,10 @@ fn read_item(node: &Node<'_>, features: &Features, history: &mut History) -> Res
             let Some(sealed) = sealed else { return Ok(()) };
             let mut texts = Vec::new();
             if let Some(summary) = summary {
-                summary.elements(|_, part| {
+                for part in summary.elements()? {
                     let [text] = part.fields(["text"])?;
-                    texts.push(text.ok_or_else(|| part.missing("text"))?.string()?);
-                    Ok(())
-                })?;
+                    texts.push(part.need("text", text)?.string()?);
+                }
             }
             history.items.push(Item::Reasoning { summary: texts, sealed: sealed.string()? });
             Ok(())
