@@ -5,8 +5,8 @@ use std::io::Write;
 
 use super::Stamp;
 use super::error::ApiError;
-use super::json::quote;
-use super::usage::{CompletionUsage, Tally};
+use super::json::{begin, member, quote};
+use super::usage::{self, Tally};
 
 /// Writes chunks and counts what they cost.
 pub(crate) struct Chunks {
@@ -45,11 +45,40 @@ impl Chunks {
             out.extend_from_slice(&self.head);
             out.extend_from_slice(b"],\"usage\":");
             // Numbers always serialise.
-            let _ = serde_json::to_writer(&mut *out, &CompletionUsage::from(self.tally.spent().usage));
+            let _ = serde_json::to_writer(&mut *out, &usage::of_completion(self.tally.spent().usage));
             out.extend_from_slice(b"}\n\n");
         }
         out.extend_from_slice(b"data: [DONE]\n\n");
     }
+}
+
+/// A whole completion, of choices whose members after the index `write` writes.
+pub(crate) fn whole<C>(
+    out: &mut Vec<u8>,
+    id: &str,
+    object: &str,
+    stamp: &Stamp,
+    tally: &Tally,
+    choices: impl Iterator<Item = C>,
+    write: impl Fn(C, &mut Vec<u8>),
+) {
+    out.push(b'{');
+    member(out, "id", id);
+    member(out, "object", object);
+    member(out, "created", &stamp.created);
+    member(out, "model", &stamp.model);
+    begin(out, "choices");
+    out.push(b'[');
+    for (index, choice) in choices.enumerate() {
+        out.extend_from_slice(if index == 0 { b"{" } else { b",{" });
+        member(out, "index", &index);
+        write(choice, out);
+        out.push(b'}');
+    }
+    out.push(b']');
+    member(out, "usage", &usage::of_completion(tally.spent().usage));
+    member(out, "system_fingerprint", &());
+    out.push(b'}');
 }
 
 /// The bad end of a stream.

@@ -3,13 +3,11 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
-
 use super::chunks::{self, Chunks, at};
 use super::cut::CutRules;
 use super::error::ApiError;
-use super::json::{Node, quote};
-use super::usage::{CompletionUsage, Spent, Tally};
+use super::json::{Node, member, quote};
+use super::usage::{Spent, Tally};
 use super::{ApiRequest, Encoder, ParseOptions, Stamp, fields};
 use crate::turn::{Finish, TurnEvent, TurnRequest};
 
@@ -111,24 +109,6 @@ struct Choice {
     finish: &'static str,
 }
 
-#[derive(Serialize)]
-struct Completion<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
-    choices: Vec<WholeChoice<'a>>,
-    usage: CompletionUsage,
-}
-
-#[derive(Serialize)]
-struct WholeChoice<'a> {
-    text: &'a str,
-    index: usize,
-    logprobs: Option<&'static str>,
-    finish_reason: &'static str,
-}
-
 impl CompletionEncoder {
     fn text(&mut self, index: u32, text: &str, finish: Option<&'static str>, out: &mut Vec<u8>) {
         let choice = at(&mut self.choices, index);
@@ -192,22 +172,12 @@ impl Encoder for CompletionEncoder {
         if self.stream {
             return self.chunks.finish(out);
         }
-        let choices = self.choices.iter().enumerate().map(|(index, choice)| WholeChoice {
-            text: &choice.text,
-            index,
-            logprobs: None,
-            finish_reason: choice.finish,
+        let choices = self.choices.iter();
+        chunks::whole(out, &self.id, "text_completion", &self.stamp, &self.chunks.tally, choices, |choice, out| {
+            member(out, "text", &choice.text);
+            member(out, "logprobs", &());
+            member(out, "finish_reason", choice.finish);
         });
-        let completion = Completion {
-            id: &self.id,
-            object: "text_completion",
-            created: self.stamp.created,
-            model: &self.stamp.model,
-            choices: choices.collect(),
-            usage: self.chunks.tally.spent().usage.into(),
-        };
-        // Strings and numbers always serialise.
-        let _ = serde_json::to_writer(out, &completion);
     }
 
     fn fail(&mut self, error: &ApiError, out: &mut Vec<u8>) {

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::error::ApiError;
@@ -275,4 +276,63 @@ pub(crate) fn brief(word: &str) -> String {
 pub(crate) fn quote(out: &mut Vec<u8>, text: &str) {
     // Writing a string to memory cannot fail.
     let _ = serde_json::to_writer(out, text);
+}
+
+/// Begins a member of the object that `out` ends in.
+pub(crate) fn begin(out: &mut Vec<u8>, name: &str) {
+    if out.last() != Some(&b'{') {
+        out.push(b',');
+    }
+    quote(out, name);
+    out.push(b':');
+}
+
+/// Appends a member to the object that `out` ends in.
+pub(crate) fn member(out: &mut Vec<u8>, name: &str, value: &(impl Serialize + ?Sized)) {
+    begin(out, name);
+    // Strings, numbers and lists of them always serialise.
+    let _ = serde_json::to_writer(out, value);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, Value};
+
+    use super::*;
+
+    /// What the pieces make up.
+    fn whole(node: &Node<'_>) -> Value {
+        match node.kind() {
+            "an object" => Value::Object(
+                node.entries().unwrap().map(Result::unwrap).map(|(k, v)| (k, whole(&v))).collect::<Map<_, _>>(),
+            ),
+            "an array" => node.elements().unwrap().map(|element| whole(&element)).collect(),
+            "a string" => Value::String(node.string().unwrap()),
+            _ => serde_json::from_str(&node.line()).unwrap(),
+        }
+    }
+
+    #[test]
+    fn pieces_make_up_the_whole() {
+        let seeds = [
+            r#" { "a" : [ 1 , -2.5e3 , "x\"]}\\" , { } , [ ] , [[],{"":""}] , null , true ] , "b\u0022," : { "c" : "d" } } "#,
+            "{\"k\":\"\\\\\",\"l\":[\"[\",\"{,:\"],\r\n\t\"m\" :\n{\"é\\n😀\":false}}",
+            "{}",
+            "{\"a\":{\"a\":{\"a\":[0,[1,[2,[3]]],{\"x\":[{}]}]}},\"a\":1}",
+        ];
+        for seed in seeds {
+            let node = Node::body(seed.as_bytes()).unwrap();
+            assert_eq!(whole(&node), serde_json::from_str::<Value>(seed).unwrap(), "{seed}");
+            // Whatever is still JSON after a change is still read in the same way; nothing else is let in.
+            for at in 0..seed.len() {
+                for byte in b"{}[]\",:\\ 0eu\n" {
+                    let mut changed = seed.as_bytes().to_vec();
+                    changed[at] = *byte;
+                    if let (Ok(node), Ok(value)) = (Node::body(&changed), serde_json::from_slice::<Value>(&changed)) {
+                        assert_eq!(whole(&node), value);
+                    }
+                }
+            }
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::io::Write;
 
 use super::Features;
 use super::error::ApiError;
-use super::json::{Node, quote};
+use super::json::{Node, begin, member};
 use super::tools::Shape;
 
 /// Bytes of a schema at most. OpenAI allows 120,000 characters of names and values.
@@ -87,8 +87,7 @@ fn strict_root(node: &Node<'_>, description: Option<String>) -> Result<String, A
     if let Some(description) = description.filter(|_| own.is_none()) {
         // What the answer is for has no field in codex; it says the same here.
         out.pop();
-        out.extend_from_slice(b",\"description\":");
-        quote(&mut out, &description);
+        member(&mut out, "description", &description);
         out.push(b'}');
     }
     // What was written came from text.
@@ -155,23 +154,11 @@ fn write_strict(node: &Node<'_>, out: &mut Vec<u8>) -> Result<(), ApiError> {
         }
     }
     if is_object {
-        begin(out, "required");
-        // Strings always serialise.
-        let _ = serde_json::to_writer(&mut *out, &names);
-        begin(out, "additionalProperties");
-        out.extend_from_slice(b"false");
+        member(out, "required", &names);
+        member(out, "additionalProperties", &false);
     }
     out.push(b'}');
     Ok(())
-}
-
-/// Begins a member.
-fn begin(out: &mut Vec<u8>, key: &str) {
-    if out.last() != Some(&b'{') {
-        out.push(b',');
-    }
-    quote(out, key);
-    out.push(b':');
 }
 
 fn write_any(variants: &Node<'_>, out: &mut Vec<u8>) -> Result<(), ApiError> {

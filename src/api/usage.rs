@@ -1,6 +1,6 @@
 //! What the turns of one request cost together.
 
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::turn::Usage;
 
@@ -68,42 +68,28 @@ impl Tally {
 }
 
 /// `usage` of chat and text completions.
-#[derive(Serialize)]
-pub(crate) struct CompletionUsage {
-    prompt_tokens: u64,
-    completion_tokens: u64,
-    total_tokens: u64,
-    prompt_tokens_details: PromptDetails,
-    completion_tokens_details: CompletionDetails,
+pub(crate) fn of_completion(usage: Usage) -> Value {
+    json!({
+        "prompt_tokens": usage.input,
+        "completion_tokens": usage.output,
+        "total_tokens": usage.input + usage.output,
+        "prompt_tokens_details": {"cached_tokens": usage.cached, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": usage.reasoning,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    })
 }
 
-#[derive(Serialize)]
-struct PromptDetails {
-    cached_tokens: u64,
-    audio_tokens: u64,
-}
-
-#[derive(Serialize)]
-struct CompletionDetails {
-    reasoning_tokens: u64,
-    audio_tokens: u64,
-    accepted_prediction_tokens: u64,
-    rejected_prediction_tokens: u64,
-}
-
-impl From<Usage> for CompletionUsage {
-    fn from(usage: Usage) -> Self {
-        Self {
-            prompt_tokens: usage.input,
-            completion_tokens: usage.output,
-            total_tokens: usage.input + usage.output,
-            prompt_tokens_details: PromptDetails { cached_tokens: usage.cached, audio_tokens: 0 },
-            completion_tokens_details: CompletionDetails {
-                reasoning_tokens: usage.reasoning,
-                audio_tokens: 0,
-                accepted_prediction_tokens: 0,
-                rejected_prediction_tokens: 0,
-            },
-        }
-    }
+/// `usage` of a response.
+pub(crate) fn of_response(usage: Usage) -> Value {
+    json!({
+        "input_tokens": usage.input,
+        "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": 0},
+        "output_tokens": usage.output,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning},
+        "total_tokens": usage.input + usage.output,
+    })
 }

@@ -2,13 +2,13 @@
 
 use std::io::Write;
 
-use serde::Serialize;
+use serde_json::json;
 
 use super::Form;
 use crate::api::chunks::{self, Chunks, at};
 use crate::api::error::ApiError;
-use crate::api::json::quote;
-use crate::api::usage::{CompletionUsage, Spent, Tally};
+use crate::api::json::{begin, member, quote};
+use crate::api::usage::{Spent, Tally};
 use crate::api::{EncodeOptions, Encoder, Stamp};
 use crate::turn::{Finish, ToolCall, TurnEvent};
 
@@ -176,77 +176,28 @@ struct WholeChoice {
     finish: Option<Finish>,
 }
 
-#[derive(Serialize)]
-struct Completion<'a> {
-    id: String,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
-    choices: Vec<Choice<'a>>,
-    usage: CompletionUsage,
-    system_fingerprint: Option<&'static str>,
-}
-
-#[derive(Serialize)]
-struct Choice<'a> {
-    index: usize,
-    message: Message<'a>,
-    logprobs: Option<&'static str>,
-    finish_reason: &'static str,
-}
-
-#[derive(Serialize)]
-struct Message<'a> {
-    role: &'static str,
-    content: Option<&'a str>,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    reasoning_content: &'a str,
-    refusal: Option<&'static str>,
-    annotations: [&'static str; 0],
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    tool_calls: Vec<Call<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    function_call: Option<Function<'a>>,
-}
-
-#[derive(Serialize)]
-struct Call<'a> {
-    id: &'a str,
-    r#type: &'static str,
-    function: Function<'a>,
-}
-
-#[derive(Serialize)]
-struct Function<'a> {
-    name: &'a str,
-    arguments: &'a str,
-}
-
-impl<'a> From<&'a ToolCall> for Function<'a> {
-    fn from(call: &'a ToolCall) -> Self {
-        Self { name: &call.name, arguments: &call.arguments }
-    }
-}
-
-impl<'a> From<&'a ToolCall> for Call<'a> {
-    fn from(call: &'a ToolCall) -> Self {
-        Self { id: &call.id, r#type: "function", function: call.into() }
-    }
-}
-
 impl WholeChoice {
-    fn message(&self, form: Form) -> Message<'_> {
-        let older = self.calls.first().filter(|_| form.functions).map(Function::from);
-        let calls = self.calls.iter().filter(|_| !form.functions);
-        Message {
-            role: "assistant",
-            content: Some(&*self.text).filter(|text| !text.is_empty() || self.calls.is_empty()),
-            reasoning_content: &self.reasoning,
-            refusal: None,
-            annotations: [],
-            tool_calls: calls.map(Call::from).collect(),
-            function_call: older,
+    fn write(&self, form: Form, out: &mut Vec<u8>) {
+        let function = |call: &ToolCall| json!({"name": call.name, "arguments": call.arguments});
+        begin(out, "message");
+        out.push(b'{');
+        member(out, "role", "assistant");
+        member(out, "content", &Some(&self.text).filter(|text| !text.is_empty() || self.calls.is_empty()));
+        if !self.reasoning.is_empty() {
+            member(out, "reasoning_content", &self.reasoning);
         }
+        match self.calls.first() {
+            Some(call) if form.functions => member(out, "function_call", &function(call)),
+            Some(_) => {
+                let call = |call: &ToolCall| json!({"id": call.id, "type": "function", "function": function(call)});
+                member(out, "tool_calls", &self.calls.iter().map(call).collect::<Vec<_>>());
+            }
+            None => {}
+        }
+        member(out, "refusal", &());
+        out.extend_from_slice(b",\"annotations\":[]}");
+        member(out, "logprobs", &());
+        member(out, "finish_reason", reason(self.finish.unwrap_or(Finish::Stop), self.calls.len(), form));
     }
 }
 
@@ -271,23 +222,11 @@ impl Encoder for WholeEncoder {
     fn keepalive(&mut self, _: &mut Vec<u8>) {}
 
     fn finish(&mut self, out: &mut Vec<u8>) {
-        let choices = self.choices.iter().enumerate().map(|(index, choice)| Choice {
-            index,
-            message: choice.message(self.form),
-            logprobs: None,
-            finish_reason: reason(choice.finish.unwrap_or(Finish::Stop), choice.calls.len(), self.form),
+        let id = format!("chatcmpl-{}", self.stamp.id);
+        let choices = self.choices.iter();
+        chunks::whole(out, &id, "chat.completion", &self.stamp, &self.tally, choices, |choice, out| {
+            choice.write(self.form, out);
         });
-        let completion = Completion {
-            id: format!("chatcmpl-{}", self.stamp.id),
-            object: "chat.completion",
-            created: self.stamp.created,
-            model: &self.stamp.model,
-            choices: choices.collect(),
-            usage: self.tally.spent().usage.into(),
-            system_fingerprint: None,
-        };
-        // Strings and numbers always serialise.
-        let _ = serde_json::to_writer(out, &completion);
     }
 
     fn fail(&mut self, _: &ApiError, _: &mut Vec<u8>) {}

@@ -3,14 +3,14 @@
 
 use std::io::Write;
 
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::{Form, Record};
 use crate::api::error::ApiError;
-use crate::api::json::quote;
-use crate::api::usage::{Spent, Tally};
+use crate::api::json::{member, quote};
+use crate::api::usage::{self, Spent, Tally};
 use crate::api::{EncodeOptions, Encoder, Stamp, chunks, prompt};
-use crate::turn::{Finish, Item, Role, ToolCall, TurnEvent, Usage};
+use crate::turn::{Finish, Item, Role, ToolCall, TurnEvent};
 
 /// An item of the output.
 struct Output {
@@ -28,38 +28,28 @@ enum Kind {
     Call { call_id: String, name: String },
 }
 
-/// An item as it is written.
-#[derive(Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum View<'a> {
-    Reasoning { id: &'a str, summary: Vec<Part<'a>> },
-    Message { id: &'a str, status: &'a str, content: Vec<Part<'a>>, role: &'a str },
-    FunctionCall { id: &'a str, status: &'a str, arguments: &'a str, call_id: &'a str, name: &'a str },
-}
-
-#[derive(Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum Part<'a> {
-    SummaryText { text: &'a str },
-    OutputText { annotations: [&'a str; 0], logprobs: [&'a str; 0], text: &'a str },
-}
-
 impl Output {
-    fn part(&self) -> Part<'_> {
+    fn part(&self) -> Value {
         match self.kind {
-            Kind::Reasoning => Part::SummaryText { text: &self.text },
-            _ => Part::OutputText { annotations: [], logprobs: [], text: &self.text },
+            Kind::Reasoning => json!({"type": "summary_text", "text": self.text}),
+            _ => json!({"type": "output_text", "annotations": [], "logprobs": [], "text": self.text}),
         }
     }
 
-    fn view(&self) -> View<'_> {
+    /// The item as it is written.
+    fn view(&self) -> Value {
         let Self { id, status, kind, text } = self;
         // Text begins a part; an item that has just begun has none.
-        let parts = || (!text.is_empty()).then(|| self.part()).into_iter().collect();
+        let parts: Vec<Value> = (!text.is_empty()).then(|| self.part()).into_iter().collect();
         match kind {
-            Kind::Reasoning => View::Reasoning { id, summary: parts() },
-            Kind::Message => View::Message { id, status, content: parts(), role: "assistant" },
-            Kind::Call { call_id, name } => View::FunctionCall { id, status, arguments: text, call_id, name },
+            Kind::Reasoning => json!({"type": "reasoning", "id": id, "summary": parts}),
+            Kind::Message => {
+                json!({"type": "message", "id": id, "status": status, "role": "assistant", "content": parts})
+            }
+            Kind::Call { call_id, name } => {
+                let kind = "function_call";
+                json!({"type": kind, "id": id, "status": status, "call_id": call_id, "name": name, "arguments": text})
+            }
         }
     }
 }
@@ -91,38 +81,6 @@ const CONTENT: Events = Events {
     index: b",\"content_index\":0",
     after: b",\"logprobs\":[]",
 };
-
-#[derive(Serialize)]
-struct ResponseUsage {
-    input_tokens: u64,
-    input_tokens_details: InputDetails,
-    output_tokens: u64,
-    output_tokens_details: OutputDetails,
-    total_tokens: u64,
-}
-
-#[derive(Serialize)]
-struct InputDetails {
-    cached_tokens: u64,
-    cache_write_tokens: u64,
-}
-
-#[derive(Serialize)]
-struct OutputDetails {
-    reasoning_tokens: u64,
-}
-
-impl From<Usage> for ResponseUsage {
-    fn from(usage: Usage) -> Self {
-        Self {
-            input_tokens: usage.input,
-            input_tokens_details: InputDetails { cached_tokens: usage.cached, cache_write_tokens: 0 },
-            output_tokens: usage.output,
-            output_tokens_details: OutputDetails { reasoning_tokens: usage.reasoning },
-            total_tokens: usage.input + usage.output,
-        }
-    }
-}
 
 pub(crate) fn encoder(
     stream: bool,
@@ -165,13 +123,6 @@ struct ResponseEncoder {
     is_open: bool,
     finish: Option<Finish>,
     record: Option<Record>,
-}
-
-/// Writes `,"name":value`.
-fn member(out: &mut Vec<u8>, name: &str, value: &(impl Serialize + ?Sized)) {
-    let _ = write!(out, ",\"{name}\":");
-    // Strings, numbers and structs of them always serialise.
-    let _ = serde_json::to_writer(out, value);
 }
 
 impl ResponseEncoder {
@@ -285,22 +236,22 @@ impl ResponseEncoder {
     /// Writes the response object.
     fn response(&self, out: &mut Vec<u8>, status: &str, error: Option<&ApiError>) {
         let has_ended = status != "in_progress";
-        out.extend_from_slice(b"{\"id\":");
-        quote(out, &self.id());
-        out.extend_from_slice(b",\"object\":\"response\"");
+        out.push(b'{');
+        member(out, "id", &self.id());
+        member(out, "object", "response");
         member(out, "created_at", &self.stamp.created);
         member(out, "status", status);
-        member(out, "error", &error.map(|error| Failure { code: failure_code(error), message: &error.message }));
+        member(out, "error", &error.map(|error| json!({"code": failure_code(error), "message": error.message})));
         let reason = match self.finish {
             Some(Finish::Length) => Some("max_output_tokens"),
             Some(Finish::ContentFilter) => Some("content_filter"),
             _ => None,
         };
-        member(out, "incomplete_details", &reason.map(|reason| Incomplete { reason }));
+        member(out, "incomplete_details", &reason.map(|reason| json!({"reason": reason})));
         member(out, "model", &self.stamp.model);
         let output: Vec<_> = self.output.iter().filter(|_| has_ended).map(Output::view).collect();
         member(out, "output", &output);
-        member(out, "usage", &has_ended.then(|| ResponseUsage::from(self.tally.spent().usage)));
+        member(out, "usage", &has_ended.then(|| usage::of_response(self.tally.spent().usage)));
         let _ = write!(out, ",{}}}", self.echo);
     }
 
@@ -329,17 +280,6 @@ impl ResponseEncoder {
             }
         })
     }
-}
-
-#[derive(Serialize)]
-struct Failure<'a> {
-    code: &'a str,
-    message: &'a str,
-}
-
-#[derive(Serialize)]
-struct Incomplete {
-    reason: &'static str,
 }
 
 /// One of the codes that a response may have.
