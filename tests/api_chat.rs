@@ -10,19 +10,19 @@ use std::time::Duration;
 
 use codex_completions::api::cut::CutRules;
 use codex_completions::api::error::ApiError;
-use codex_completions::api::{ApiRequest, EncodeOptions, Features, ParseOptions, chat};
+use codex_completions::api::{ApiRequest, EncodeOptions, chat};
 use codex_completions::turn::{Finish, Item, Part, Role, Tool, ToolCall, TurnError, TurnErrorKind, Usage};
 use serde_json::{Value, json};
 
 use api_util::Step::{self, Event, Fail, Keepalive, Open};
-use api_util::{ALL, OPTIONS, SHOWN, call, end, end_with, golden, message, reasoning, stamp, text};
+use api_util::{SHOWN, call, end, end_with, golden, message, reasoning, stamp, text};
 
-fn parse_with(features: Features, body: &Value) -> Result<ApiRequest, ApiError> {
-    chat::request::parse(body.to_string().as_bytes(), &ParseOptions { features, reasoning: true })
+fn try_parse(body: &Value) -> Result<ApiRequest, ApiError> {
+    chat::request::parse(body.to_string().as_bytes(), true)
 }
 
 fn parse(body: &Value) -> ApiRequest {
-    parse_with(ALL, body).unwrap_or_else(|error| panic!("{error} for {body}"))
+    try_parse(body).unwrap_or_else(|error| panic!("{error} for {body}"))
 }
 
 /// A body with one message and whatever else.
@@ -638,7 +638,7 @@ fn every_400_names_its_place() {
         ),
     ];
     for (body, param, is_unsupported, words) in rows {
-        let error = parse_with(ALL, &body).map(drop).expect_err(&body.to_string());
+        let error = try_parse(&body).map(drop).expect_err(&body.to_string());
         assert_eq!(
             (error.status, error.kind, error.param.as_deref()),
             (400, "invalid_request_error", Some(param)),
@@ -650,46 +650,12 @@ fn every_400_names_its_place() {
 }
 
 #[test]
-fn what_is_off_is_refused_and_never_dropped() {
-    let asks = json!({"role": "assistant", "content": null, "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]});
-    let result = json!({"role": "tool", "tool_call_id": "c", "content": "x"});
-    let image =
-        json!({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]});
-    let schema =
-        json!({"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object", "properties": {}}}});
-    let rows = [
-        (
-            body(&json!({"tools": [{"type": "function", "function": {"name": "f"}}]})),
-            "tools",
-            Features { tools: false, ..ALL },
-        ),
-        (body(&json!({"functions": [{"name": "f"}]})), "functions", Features { tools: false, ..ALL }),
-        (json!({"messages": [asks, result]}), "messages[0].tool_calls", Features { tool_history: false, ..ALL }),
-        (json!({"messages": [result]}), "messages[0].role", Features { tool_history: false, ..ALL }),
-        (json!({"messages": [image]}), "messages[0].content[0].type", Features { images: false, ..ALL }),
-        (
-            body(&json!({"response_format": {"type": "json_object"}})),
-            "response_format.type",
-            Features { json_object: false, ..ALL },
-        ),
-        (body(&json!({"response_format": schema})), "response_format.type", Features { schema: false, ..ALL }),
-        (body(&json!({"stop": "x"})), "stop", Features { stop: false, ..ALL }),
-        (body(&json!({"max_tokens": 5})), "max_tokens", Features { max_tokens: false, ..ALL }),
-        (body(&json!({"max_completion_tokens": 5})), "max_completion_tokens", Features { max_tokens: false, ..ALL }),
-        (body(&json!({"n": 2})), "n", Features { choices: false, ..ALL }),
-    ];
-    for (body, param, features) in rows {
-        for features in [features, Features::NONE] {
-            let error = parse_with(features, &body).map(drop).expect_err(&body.to_string());
-            assert_eq!((error.status, error.code), (400, Some("unsupported_parameter")), "{body}: {error}");
-            assert_eq!(error.param.as_deref(), Some(param), "{body}: {error}");
-        }
-    }
-    let harmless = json!({
+fn what_asks_for_nothing_beyond_text_is_accepted() {
+    let request = json!({
         "tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none", "n": 1, "stop": null,
         "response_format": {"type": "text"}, "logprobs": false, "top_logprobs": 0, "modalities": ["text"],
     });
-    assert_eq!(parse_with(Features::NONE, &body(&harmless)).unwrap().turn.tools, []);
+    assert_eq!(parse(&body(&request)), parse(&body(&json!({}))));
 }
 
 #[test]
@@ -705,7 +671,7 @@ fn bodies_that_are_no_json_are_refused_as_a_whole() {
         (half.as_bytes(), Some("messages[0].content"), "half of a surrogate pair"),
     ];
     for (body, param, words) in rows {
-        let error = chat::request::parse(body, &OPTIONS).unwrap_err();
+        let error = chat::request::parse(body, true).unwrap_err();
         assert_eq!((error.status, error.code, error.param.as_deref()), (400, None, param), "{error}");
         assert!(error.message.contains(words), "{error}");
     }
@@ -782,8 +748,7 @@ fn fields_become_what_the_model_is_asked() {
     assert_eq!((plain.model, plain.effort, plain.stream, plain.n), (None, None, false, 1));
     assert_eq!(plain.turn.summary.as_deref(), Some("auto"));
     assert_eq!(plain.cut, CutRules::default());
-    let hidden = ParseOptions { features: ALL, reasoning: false };
-    let hidden = chat::request::parse(body(&json!({})).to_string().as_bytes(), &hidden).unwrap();
+    let hidden = chat::request::parse(body(&json!({})).to_string().as_bytes(), false).unwrap();
     assert_eq!(hidden.turn.summary, None);
     assert_eq!(parse(&body(&json!({"reasoning": {"summary": "none", "effort": "low"}}))).turn.summary, None);
 }
@@ -792,7 +757,7 @@ fn fields_become_what_the_model_is_asked() {
 fn names_may_be_escaped_and_the_last_of_two_counts() {
     let body = br#"{"messages":[{"role":"user","content":"a"}],"n":3.0,"mod\u0065l":"x","model":"y","messages":[{"role":"user",
         "content":"b","content":"\u2028\ud83d\ude00"}]}"#;
-    let request = chat::request::parse(body, &OPTIONS).unwrap();
+    let request = chat::request::parse(body, true).unwrap();
     assert_eq!((request.model.as_deref(), request.n), (Some("y"), 3));
     assert_eq!(request.turn.history, [message(Role::User, "\u{2028}😀")]);
 }
@@ -844,7 +809,7 @@ fn a_choice_decides_what_is_offered_and_adds_one_line() {
     let raw = br#"{"messages":[{"role":"user","content":"Hi"}],"parallel_tool_calls":false,"tools":[{"type":"function",
         "function":{"name":"f","description":"d","parameters":{ "z":1,
         "a":"\u00e9" }}},{"type":"function","function":{"name":"g"}}]}"#;
-    let request = chat::request::parse(raw, &OPTIONS).unwrap();
+    let request = chat::request::parse(raw, true).unwrap();
     assert!(request.cut.single_call);
     let tool = |name: &str, description: &str, parameters: &str| Tool {
         name: name.into(),
@@ -900,7 +865,7 @@ fn formats_become_a_line_or_a_strict_schema() {
             let body = format!(
                 r#"{{"messages":[{{"role":"user","content":"Hi"}}],"response_format":{{"type":"json_schema","json_schema":{{"name":"s"{more},"schema":{schema}}}}}}}"#
             );
-            let request = chat::request::parse(body.as_bytes(), &OPTIONS).unwrap();
+            let request = chat::request::parse(body.as_bytes(), true).unwrap();
             assert_eq!(request.turn.output_schema.as_deref(), Some(strict));
             assert_eq!(request.turn.history.len(), 1);
         }

@@ -10,7 +10,7 @@ use codex_completions::turn::{Finish, Role, TurnError, TurnErrorKind, TurnReques
 use serde_json::{Value, json};
 
 use api_util::Step::{Event, Fail, Keepalive, Open};
-use api_util::{OPTIONS, SHOWN, encode, end, end_with, golden, message, reasoning, text};
+use api_util::{SHOWN, encode, end, end_with, golden, message, reasoning, text};
 
 #[test]
 fn answers_are_exact() {
@@ -44,11 +44,11 @@ fn answers_are_exact() {
     ];
     for (name, mut body, steps) in rows {
         body["stream"] = json!(true);
-        let stream = encode(&parse(body.to_string().as_bytes(), &OPTIONS).unwrap(), &steps, SHOWN).unwrap();
+        let stream = encode(&parse(body.to_string().as_bytes()).unwrap(), &steps, SHOWN).unwrap();
         golden(&format!("completion_{name}.sse"), &stream);
         body["stream"] = json!(false);
         body.as_object_mut().unwrap().remove("stream_options");
-        if let Some(whole) = encode(&parse(body.to_string().as_bytes(), &OPTIONS).unwrap(), &steps, SHOWN) {
+        if let Some(whole) = encode(&parse(body.to_string().as_bytes()).unwrap(), &steps, SHOWN) {
             golden(&format!("completion_{name}.json"), &whole);
         }
     }
@@ -76,7 +76,7 @@ fn every_400_names_its_place() {
         (json!({"prompt": "a", "stream_options": {}}), "stream_options", false, "only allowed when `stream` is true"),
     ];
     for (body, param, is_unsupported, words) in rows {
-        let error = parse(body.to_string().as_bytes(), &OPTIONS).map(drop).expect_err(&body.to_string());
+        let error = parse(body.to_string().as_bytes()).map(drop).expect_err(&body.to_string());
         assert_eq!((error.status, error.param.as_deref()), (400, Some(param)), "{body}: {error}");
         assert_eq!(error.code, is_unsupported.then_some("unsupported_parameter"), "{body}");
         assert!(error.message.contains(words), "{body}: {error}");
@@ -87,11 +87,11 @@ fn every_400_names_its_place() {
 fn each_prompt_is_a_message_and_has_n_answers() {
     let body = json!({"prompt": ["One", ""], "n": 2, "stop": ["x"], "max_tokens": 7, "model": "m", "best_of": 2,
         "suffix": null, "temperature": 0.5, "seed": 3, "unknown": {}});
-    let mut request = parse(body.to_string().as_bytes(), &OPTIONS).unwrap();
+    let mut request = parse(body.to_string().as_bytes()).unwrap();
     assert_eq!((request.model.as_deref(), request.choices(), request.stream), (Some("m"), 4, false));
     assert_eq!(request.cut, CutRules { stop: vec!["x".into()], max_tokens: Some(7), single_call: false });
     let asked = |text: &str| TurnRequest { history: vec![message(Role::User, text)], ..TurnRequest::default() };
     let turns: Vec<_> = (0..4).map(|index| request.turn(index)).collect();
     assert_eq!(turns, [asked("One"), asked("One"), asked(""), asked("")]);
-    assert_eq!(parse(Value::from_iter([("prompt", "Hi")]).to_string().as_bytes(), &OPTIONS).unwrap().choices(), 1);
+    assert_eq!(parse(Value::from_iter([("prompt", "Hi")]).to_string().as_bytes()).unwrap().choices(), 1);
 }

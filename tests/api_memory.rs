@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use codex_completions::api::{Features, ParseOptions, chat};
+use codex_completions::api::chat;
 use codex_completions::turn::{Item, Part, Role};
 
 /// The most memory that this process ever had, in bytes.
@@ -19,8 +19,7 @@ fn large_bodies_cost_little_more_than_their_bytes() {
     let text = "y".repeat(4 << 20);
     let body = format!(r#"{{"x":[{junk}0],"messages":[{{"role":"user","content":"{text}"}}]}}"#);
     let before = peak();
-    let request =
-        chat::request::parse(body.as_bytes(), &ParseOptions { features: Features::NONE, reasoning: true }).unwrap();
+    let request = chat::request::parse(body.as_bytes(), true).unwrap();
     let grown = peak() - before;
     assert!(grown < 3 * text.len(), "{grown} bytes for {} of text in {}", text.len(), body.len());
     assert!(request.turn.history == [Item::Message { role: Role::User, content: vec![Part::Text(text)] }]);

@@ -7,12 +7,12 @@ mod api_util;
 use codex_completions::api::cut::CutRules;
 use codex_completions::api::error::ApiError;
 use codex_completions::api::responses::request::parse as parse_raw;
-use codex_completions::api::{ApiRequest, EncodeOptions, Features, ParseOptions};
+use codex_completions::api::{ApiRequest, EncodeOptions};
 use codex_completions::turn::{Finish, Item, Part, Role, Tool, ToolCall, TurnError, TurnErrorKind};
 use serde_json::{Value, json};
 
 use api_util::Step::{self, Event, Fail, Keepalive, Open};
-use api_util::{ALL, OPTIONS, SHOWN, call, encode, end, end_with, golden, message, reasoning, stamp, text};
+use api_util::{SHOWN, call, encode, end, end_with, golden, message, reasoning, stamp, text};
 
 fn stored(id: &str) -> Option<Vec<Item>> {
     let call = Item::ToolCall(ToolCall { id: "c7".into(), name: "f".into(), arguments: "{}".into() });
@@ -23,12 +23,12 @@ fn stored(id: &str) -> Option<Vec<Item>> {
     }
 }
 
-fn try_parse(features: Features, body: &Value) -> Result<ApiRequest, ApiError> {
-    parse_raw(body.to_string().as_bytes(), &ParseOptions { features, reasoning: true }, true, stored)
+fn try_parse(body: &Value) -> Result<ApiRequest, ApiError> {
+    parse_raw(body.to_string().as_bytes(), true, true, stored)
 }
 
 fn parse(body: &Value) -> ApiRequest {
-    try_parse(ALL, body).unwrap_or_else(|error| panic!("{error} for {body}"))
+    try_parse(body).unwrap_or_else(|error| panic!("{error} for {body}"))
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn check_stream(name: &str, out: &[u8]) -> Vec<Value> {
 fn a_request_in_lines_does_not_break_the_events() {
     let body = serde_json::to_string_pretty(&json!({"input": "Hi", "stream": true, "metadata": {"a": "b\nc"},
         "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}]}));
-    let request = parse_raw(body.unwrap().replace('\n', "\r\n").as_bytes(), &OPTIONS, true, stored).unwrap();
+    let request = parse_raw(body.unwrap().replace('\n', "\r\n").as_bytes(), true, true, stored).unwrap();
     let out = encode(&request, &[Event(0, text("a")), Event(0, end(Finish::Stop))], SHOWN).unwrap();
     let events = check_stream("lines", &out);
     assert_eq!(events[0]["response"]["metadata"]["a"], "b\nc");
@@ -257,35 +257,14 @@ fn every_400_names_its_place() {
         (with(json!({"temperature": "x"})), "temperature", false, "must be a number"),
     ];
     for (body, param, is_unsupported, words) in rows {
-        let error = try_parse(ALL, &body).map(drop).expect_err(&body.to_string());
+        let error = try_parse(&body).map(drop).expect_err(&body.to_string());
         assert_eq!((error.status, error.param.as_deref()), (400, Some(param)), "{body}: {error}");
         assert_eq!(error.code, is_unsupported.then_some("unsupported_parameter"), "{body}");
         assert!(error.message.contains(words), "{body}: {error}");
     }
-    let error = try_parse(ALL, &with(json!({"previous_response_id": "resp_none"}))).unwrap_err();
+    let error = try_parse(&with(json!({"previous_response_id": "resp_none"}))).unwrap_err();
     assert_eq!((error.status, error.code), (400, Some("previous_response_not_found")));
     assert_eq!(error.param.as_deref(), Some("previous_response_id"));
-}
-
-#[test]
-fn what_is_off_is_refused() {
-    let call = json!({"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"});
-    let rows = [
-        (json!({"input": "x", "tools": [{"type": "function", "name": "f"}]}), "tools"),
-        (json!({"input": [call]}), "input[0].type"),
-        (json!({"input": [{"type": "function_call_output", "call_id": "c", "output": ""}]}), "input[0].type"),
-        (json!({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}), "input[0].content[0].type"),
-        (json!({"input": "x", "max_output_tokens": 5}), "max_output_tokens"),
-        (json!({"input": "x", "text": {"format": {"type": "json_object"}}}), "text.format.type"),
-    ];
-    for (body, param) in rows {
-        let error = try_parse(Features::NONE, &body).map(drop).expect_err(&body.to_string());
-        assert_eq!(
-            (error.code, error.param.as_deref()),
-            (Some("unsupported_parameter"), Some(param)),
-            "{body}: {error}"
-        );
-    }
 }
 
 #[test]
@@ -385,7 +364,7 @@ fn what_is_kept_is_the_conversation_without_instructions_and_lines() {
         assert_eq!(encoder.record(), None);
     }
     let not_kept = |body: &Value, can_store| {
-        let request = parse_raw(body.to_string().as_bytes(), &OPTIONS, can_store, stored).unwrap();
+        let request = parse_raw(body.to_string().as_bytes(), true, can_store, stored).unwrap();
         let mut encoder = request.encoder(&stamp(), SHOWN);
         let mut out = Vec::new();
         encoder.event(0, &end(Finish::Stop), &mut out);

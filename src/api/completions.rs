@@ -8,7 +8,7 @@ use super::cut::CutRules;
 use super::error::ApiError;
 use super::json::{Node, member, quote};
 use super::usage::{Spent, Tally};
-use super::{ApiRequest, Encoder, ParseOptions, Stamp, fields};
+use super::{ApiRequest, Encoder, Stamp, fields};
 use crate::turn::{Finish, TurnEvent, TurnRequest};
 
 /// Choices of one request at most; each is a turn.
@@ -28,14 +28,14 @@ pub struct Form {
 ///
 /// # Errors
 /// 400 with the place in `param`.
-pub fn parse(body: &[u8], options: &ParseOptions) -> Result<ApiRequest, ApiError> {
+pub fn parse(body: &[u8]) -> Result<ApiRequest, ApiError> {
     let root = Node::body(body)?;
     fields::no_effect(&root)?;
     fields::refuse(&root, ["suffix", "logprobs"])?;
     let [model, prompt, stream, stream_options, n, best_of, stop, max_tokens, echo] =
         root.fields(["model", "prompt", "stream", "stream_options", "n", "best_of", "stop", "max_tokens", "echo"])?;
     let prompts = read_prompts(&root.need("prompt", prompt)?)?;
-    let n = fields::choices(n, &options.features)?;
+    let n = fields::choices(n)?;
     if prompts.len() * n as usize > MAX_CHOICES {
         return Err(ApiError::invalid("prompt", format!("`prompt` and `n` ask for more than {MAX_CHOICES} answers.")));
     }
@@ -51,11 +51,7 @@ pub fn parse(body: &[u8], options: &ParseOptions) -> Result<ApiRequest, ApiError
         effort: None,
         stream,
         n,
-        cut: CutRules {
-            stop: fields::stop(stop, &options.features)?,
-            max_tokens: fields::max_tokens(max_tokens, &options.features)?,
-            single_call: false,
-        },
+        cut: CutRules { stop: fields::stop(stop)?, max_tokens: fields::max_tokens(max_tokens)?, single_call: false },
         form: super::Form::Completion(Form { prompts, include_usage, echo }),
         turn: TurnRequest::default(),
     })

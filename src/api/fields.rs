@@ -1,8 +1,8 @@
 //! Fields that several front ends have in common.
 
+use super::Effort;
 use super::error::ApiError;
 use super::json::Node;
-use super::{Effort, Features, ParseOptions};
 
 /// What OpenAI takes and an app-server cannot be told, or what changes nothing for the model: accepted without effect,
 /// with the type that OpenAI asks for.
@@ -45,18 +45,15 @@ pub(crate) fn stream(stream: Option<Node<'_>>, options: Option<Node<'_>>) -> Res
 }
 
 /// `n`.
-pub(crate) fn choices(node: Option<Node<'_>>, features: &Features) -> Result<u32, ApiError> {
-    let Some(node) = node else { return Ok(1) };
-    let n = node.integer(1..=8)?;
-    features.need(n == 1 || features.choices, &node, "more answers than one are")?;
-    Ok(n as u32)
+pub(crate) fn choices(node: Option<Node<'_>>) -> Result<u32, ApiError> {
+    node.map_or(Ok(1), |node| Ok(node.integer(1..=8)? as u32))
 }
 
 /// Stop strings of a request at most.
 const MAX_STOPS: usize = 4;
 
 /// `stop`: one string or up to four.
-pub(crate) fn stop(node: Option<Node<'_>>, features: &Features) -> Result<Vec<String>, ApiError> {
+pub(crate) fn stop(node: Option<Node<'_>>) -> Result<Vec<String>, ApiError> {
     let Some(node) = node else { return Ok(Vec::new()) };
     let given = if node.is_string() {
         vec![node.clone()]
@@ -68,7 +65,6 @@ pub(crate) fn stop(node: Option<Node<'_>>, features: &Features) -> Result<Vec<St
     if !(1..=MAX_STOPS).contains(&given.len()) {
         return Err(node.invalid(format_args!("must hold 1 to {MAX_STOPS} strings")));
     }
-    features.need(features.stop, &node, "stop strings are")?;
     let read = |node: &Node<'_>| match node.string()? {
         empty if empty.is_empty() => Err(node.invalid("must not be empty")),
         stop => Ok(stop),
@@ -77,18 +73,15 @@ pub(crate) fn stop(node: Option<Node<'_>>, features: &Features) -> Result<Vec<St
 }
 
 /// A limit of tokens, under whatever name.
-pub(crate) fn max_tokens(node: Option<Node<'_>>, features: &Features) -> Result<Option<u64>, ApiError> {
-    let Some(node) = node else { return Ok(None) };
-    let limit = node.integer(1..=u64::MAX)?;
-    features.need(features.max_tokens, &node, "limits of tokens are")?;
-    Ok(Some(limit))
+pub(crate) fn max_tokens(node: Option<Node<'_>>) -> Result<Option<u64>, ApiError> {
+    node.map(|node| node.integer(1..=u64::MAX)).transpose()
 }
 
-/// What is said about reasoning: the effort, and the summary to ask for.
+/// What is said about reasoning: the effort, and the summary to ask for, if summaries are shown at all.
 pub(crate) fn reasoning(
     effort: Option<Node<'_>>,
     object: Option<Node<'_>>,
-    options: &ParseOptions,
+    show_reasoning: bool,
 ) -> Result<(Option<Effort>, Option<String>), ApiError> {
     let read = |node: Node<'_>, param| Ok::<_, ApiError>(Effort { value: node.string()?, param });
     let mut effort = effort.map(|node| read(node, "reasoning_effort")).transpose()?;
@@ -102,5 +95,5 @@ pub(crate) fn reasoning(
             summary = Some(node.one_of(&["auto", "concise", "detailed", "none"])?).filter(|summary| *summary != "none");
         }
     }
-    Ok((effort, summary.filter(|_| options.reasoning).map(str::to_owned)))
+    Ok((effort, summary.filter(|_| show_reasoning).map(str::to_owned)))
 }

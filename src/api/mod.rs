@@ -22,7 +22,6 @@ mod tools;
 pub mod usage;
 
 use error::ApiError;
-use json::Node;
 
 /// What an answer carries that comes from outside: who is answered, when, and under which name of the model.
 #[derive(Clone, Debug)]
@@ -33,66 +32,6 @@ pub struct Stamp {
     pub created: u64,
     /// The model, by the name that the client used.
     pub model: String,
-}
-
-/// What the server can do with a request. What is off gets a 400 that says so: nothing that changes the meaning of a
-/// request is dropped in silence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Features {
-    /// Tools that the model may call.
-    pub tools: bool,
-    /// Calls and results of tools in the conversation.
-    pub tool_history: bool,
-    /// Images of the user.
-    pub images: bool,
-    /// `response_format` of type `json_object`.
-    pub json_object: bool,
-    /// `response_format` of type `json_schema`.
-    pub schema: bool,
-    /// `stop`.
-    pub stop: bool,
-    /// `max_tokens` and `max_completion_tokens`.
-    pub max_tokens: bool,
-    /// `n` above 1.
-    pub choices: bool,
-}
-
-impl Features {
-    /// Text alone.
-    pub const NONE: Self = Self {
-        tools: false,
-        tool_history: false,
-        images: false,
-        json_object: false,
-        schema: false,
-        stop: false,
-        max_tokens: false,
-        choices: false,
-    };
-    /// What the server can do today.
-    pub const SERVED: Self = Self {
-        tools: true,
-        tool_history: true,
-        images: true,
-        json_object: true,
-        schema: true,
-        stop: true,
-        max_tokens: true,
-        choices: true,
-    };
-
-    fn need(&self, on: bool, node: &Node<'_>, what: &str) -> Result<(), ApiError> {
-        if on { Ok(()) } else { Err(node.unsupported(format_args!("cannot be served: {what} not supported here"))) }
-    }
-}
-
-/// What of the server's settings and abilities a parser has to know.
-#[derive(Clone, Copy, Debug)]
-pub struct ParseOptions {
-    /// What may be asked for.
-    pub features: Features,
-    /// Whether summaries of the model's reasoning are shown (`PROXY_REASONING`). If not, none is asked for.
-    pub reasoning: bool,
 }
 
 /// What of the server's settings an encoder has to know.

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use crate::turn::{Item, Part, Role, ToolCall};
 
-use super::Features;
 use super::error::ApiError;
 use super::json::{Node, brief};
 
@@ -34,10 +33,10 @@ pub(crate) fn message(role: Role, text: impl Into<String>) -> Item {
 const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
 
 /// The items of `messages`.
-pub(crate) fn messages(node: &Node<'_>, features: &Features) -> Result<Vec<Item>, ApiError> {
+pub(crate) fn messages(node: &Node<'_>) -> Result<Vec<Item>, ApiError> {
     let mut history = History::default();
     for (at, message) in node.elements()?.enumerate() {
-        read_message(at, &message, features, &mut history)?;
+        read_message(at, &message, &mut history)?;
     }
     history.answered()?;
     if history.items.is_empty() {
@@ -94,7 +93,7 @@ impl History {
     }
 }
 
-fn read_message(at: usize, node: &Node<'_>, features: &Features, history: &mut History) -> Result<(), ApiError> {
+fn read_message(at: usize, node: &Node<'_>, history: &mut History) -> Result<(), ApiError> {
     let names = ["role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "audio"];
     let [role, content, name, calls, call_id, function_call, refusal, audio] = node.fields(names)?;
     let role_node = node.need("role", role)?;
@@ -109,7 +108,6 @@ fn read_message(at: usize, node: &Node<'_>, features: &Features, history: &mut H
     let function_call = function_call.filter(|_| is_assistant);
     let role = match role_name {
         "tool" | "function" => {
-            features.need(features.tool_history, &role_node, "`tool` and `function` messages are")?;
             let output = content.map_or(Ok(String::new()), |content| text_of(&content))?;
             if role_name == "function" {
                 node.need("name", name)?;
@@ -124,9 +122,9 @@ fn read_message(at: usize, node: &Node<'_>, features: &Features, history: &mut H
         _ => Role::Assistant,
     };
     history.answered()?;
-    let calls = read_calls(at, calls, function_call, features)?;
+    let calls = read_calls(at, calls, function_call)?;
     let mut parts = match content {
-        Some(content) => read_content(&content, role, features)?,
+        Some(content) => read_content(&content, role)?,
         None if !calls.is_empty() || refusal.is_some() || node.has("content") => Vec::new(),
         None => return Err(node.missing("content")),
     };
@@ -152,12 +150,10 @@ fn read_calls<'a>(
     at: usize,
     calls: Option<Node<'a>>,
     function_call: Option<Node<'a>>,
-    features: &Features,
 ) -> Result<Vec<(ToolCall, Node<'a>)>, ApiError> {
     let mut found = Vec::new();
     if let Some(calls) = calls {
         for call in calls.elements()? {
-            features.need(features.tool_history, &calls, "calls of tools are")?;
             let [id, kind, function] = call.fields(["id", "type", "function"])?;
             let id = call.need("id", id)?.string()?;
             kind.as_ref().map_or(Ok(()), only_functions)?;
@@ -165,7 +161,6 @@ fn read_calls<'a>(
         }
     }
     if let Some(call) = function_call {
-        features.need(features.tool_history, &call, "calls of functions are")?;
         // The older form has no ids.
         found.push((read_call(format!("call_{at}"), &call)?, call));
     }
@@ -193,7 +188,7 @@ pub(crate) fn text_of(node: &Node<'_>) -> Result<String, ApiError> {
         return node.string();
     }
     let mut text = String::new();
-    for part in read_content(node, Role::Developer, &Features::NONE)? {
+    for part in read_content(node, Role::Developer)? {
         if let Part::Text(more) = part {
             text.push_str(&more);
         }
@@ -201,7 +196,7 @@ pub(crate) fn text_of(node: &Node<'_>) -> Result<String, ApiError> {
     Ok(text)
 }
 
-pub(crate) fn read_content(node: &Node<'_>, role: Role, features: &Features) -> Result<Vec<Part>, ApiError> {
+pub(crate) fn read_content(node: &Node<'_>, role: Role) -> Result<Vec<Part>, ApiError> {
     if node.is_string() {
         return Ok(vec![Part::Text(node.string()?)]);
     }
@@ -210,7 +205,7 @@ pub(crate) fn read_content(node: &Node<'_>, role: Role, features: &Features) -> 
     }
     let mut parts = Vec::new();
     for part in node.elements()? {
-        parts.push(read_part(&part, role, features)?);
+        parts.push(read_part(&part, role)?);
     }
     if parts.is_empty() && role != Role::Assistant {
         return Err(node.invalid("must hold at least one part, got an empty array"));
@@ -218,22 +213,18 @@ pub(crate) fn read_content(node: &Node<'_>, role: Role, features: &Features) -> 
     Ok(parts)
 }
 
-fn read_part(node: &Node<'_>, role: Role, features: &Features) -> Result<Part, ApiError> {
+fn read_part(node: &Node<'_>, role: Role) -> Result<Part, ApiError> {
     let [kind, text, refusal, image, detail] = node.fields(["type", "text", "refusal", "image_url", "detail"])?;
     let kind = node.need("type", kind)?;
     match kind.string()?.as_str() {
         "text" | "input_text" | "output_text" => Ok(Part::Text(node.need("text", text)?.string()?)),
         "refusal" if role == Role::Assistant => Ok(Part::Text(node.need("refusal", refusal)?.string()?)),
         "image_url" if role == Role::User => {
-            features.need(features.images, &kind, "images are")?;
             let image = node.need("image_url", image)?;
             let [url, detail] = image.fields(["url", "detail"])?;
             read_image(&image.need("url", url)?, detail.as_ref())
         }
-        "input_image" if role == Role::User => {
-            features.need(features.images, &kind, "images are")?;
-            read_image(&node.need("image_url", image)?, detail.as_ref())
-        }
+        "input_image" if role == Role::User => read_image(&node.need("image_url", image)?, detail.as_ref()),
         "image_url" | "input_image" => Err(kind.invalid("can be an image only in a message of the user")),
         known @ ("input_audio" | "file" | "input_file") => {
             Err(kind.unsupported(format_args!("`{known}` is not supported; send text or images")))

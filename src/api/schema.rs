@@ -5,7 +5,6 @@
 use std::collections::HashSet;
 use std::io::Write;
 
-use super::Features;
 use super::error::ApiError;
 use super::json::{Node, begin, member};
 use super::tools::Shape;
@@ -49,13 +48,12 @@ pub(crate) struct Format {
 }
 
 /// Reads `response_format` (nested) or `text.format` (flat).
-pub(crate) fn read(node: Option<Node<'_>>, shape: Shape, features: &Features) -> Result<Format, ApiError> {
+pub(crate) fn read(node: Option<Node<'_>>, shape: Shape) -> Result<Format, ApiError> {
     let Some(node) = node else { return Ok(Format::default()) };
     let [kind, nested] = node.fields(["type", "json_schema"])?;
     let kind = node.need("type", kind)?;
     match kind.one_of(&["text", "json_object", "json_schema"])? {
         "json_schema" => {
-            features.need(features.schema, &kind, "schemas of answers are")?;
             let outer = match shape {
                 Shape::Nested => node.need("json_schema", nested)?,
                 Shape::Flat => node,
@@ -66,10 +64,7 @@ pub(crate) fn read(node: Option<Node<'_>>, shape: Shape, features: &Features) ->
             let schema = outer.need("schema", schema)?;
             Ok(Format { schema: Some(strict_root(&schema, description)?), json_object: false })
         }
-        "json_object" => {
-            features.need(features.json_object, &kind, "JSON objects as answers are")?;
-            Ok(Format { schema: None, json_object: true })
-        }
+        "json_object" => Ok(Format { schema: None, json_object: true }),
         _ => Ok(Format::default()),
     }
 }

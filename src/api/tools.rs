@@ -3,7 +3,6 @@
 
 use crate::turn::Tool;
 
-use super::Features;
 use super::error::ApiError;
 use super::json::{Node, brief};
 use super::prompt::{self, CALL_ANY_TOOL};
@@ -38,30 +37,21 @@ pub(crate) struct Offer {
 }
 
 /// Reads `tools` and `tool_choice`.
-pub(crate) fn read(
-    tools: Option<Node<'_>>,
-    choice: Option<Node<'_>>,
-    shape: Shape,
-    features: &Features,
-) -> Result<Offer, ApiError> {
+pub(crate) fn read(tools: Option<Node<'_>>, choice: Option<Node<'_>>, shape: Shape) -> Result<Offer, ApiError> {
     let mut all = Vec::new();
-    if let Some(tools) = &tools {
+    if let Some(tools) = tools {
         for tool in tools.elements()? {
             add(&mut all, &shape.function(&tool)?)?;
         }
     }
-    let offer = choice.map_or(Ok(None), |choice| choose(&mut all, &choice, shape))?;
-    finish(tools, all, offer, features)
+    let line = choice.map_or(Ok(None), |choice| choose(&mut all, &choice, shape))?;
+    Ok(Offer { tools: all, line })
 }
 
 /// Reads the older `functions` and `function_call`.
-pub(crate) fn read_functions(
-    functions: Option<Node<'_>>,
-    call: Option<Node<'_>>,
-    features: &Features,
-) -> Result<Offer, ApiError> {
+pub(crate) fn read_functions(functions: Option<Node<'_>>, call: Option<Node<'_>>) -> Result<Offer, ApiError> {
     let mut all = Vec::new();
-    if let Some(functions) = &functions {
+    if let Some(functions) = functions {
         for function in functions.elements()? {
             add(&mut all, &function)?;
         }
@@ -76,19 +66,7 @@ pub(crate) fn read_functions(
         }
         None => None,
     };
-    finish(functions, all, line, features)
-}
-
-fn finish(
-    node: Option<Node<'_>>,
-    tools: Vec<Tool>,
-    line: Option<String>,
-    features: &Features,
-) -> Result<Offer, ApiError> {
-    if let Some(node) = node {
-        features.need(tools.is_empty() || features.tools, &node, "tools are")?;
-    }
-    Ok(Offer { tools, line })
+    Ok(Offer { tools: all, line })
 }
 
 fn add(tools: &mut Vec<Tool>, node: &Node<'_>) -> Result<(), ApiError> {

@@ -11,7 +11,7 @@ use super::{Exchange, Method, Response, Service};
 use crate::api::error::ApiError;
 use crate::api::models::{Aliases, Names};
 use crate::api::responses::store::{Owner, Store, not_found};
-use crate::api::{ApiRequest, Features, ParseOptions, chat, completions, responses};
+use crate::api::{ApiRequest, chat, completions, responses};
 use crate::backend::supervisor::Supervisor;
 use crate::config::{Config, names};
 use crate::deadline::Deadline;
@@ -96,11 +96,11 @@ impl App {
                 Ok(exchange.respond(Response::json(200, entry)))
             }
             Route::ChatCompletions => self.turn_of(exchange, record, owner, chat::request::parse),
-            Route::Completions => self.turn_of(exchange, record, owner, completions::parse),
+            Route::Completions => self.turn_of(exchange, record, owner, |body, _| completions::parse(body)),
             Route::Responses => {
                 let can_store = self.config.response_store_mb > 0;
-                self.turn_of(exchange, record, owner, |body, options| {
-                    responses::request::parse(body, options, can_store, |id| {
+                self.turn_of(exchange, record, owner, |body, show_reasoning| {
+                    responses::request::parse(body, show_reasoning, can_store, |id| {
                         self.store().get(owner, id, self.clock()).map(|record| record.items.clone())
                     })
                 })
@@ -123,11 +123,10 @@ impl App {
         exchange: &mut Exchange<'_>,
         record: &mut Record,
         owner: Owner,
-        parse: impl Fn(&[u8], &ParseOptions) -> Result<ApiRequest, ApiError>,
+        parse: impl Fn(&[u8], bool) -> Result<ApiRequest, ApiError>,
     ) -> Result<std::io::Result<()>, Response> {
-        let options = ParseOptions { features: Features::SERVED, reasoning: self.config.reasoning };
         // The body goes before the turn begins: what is parsed is a second copy of it.
-        let request = exchange.read_body().and_then(|body| parse(&body, &options));
+        let request = exchange.read_body().and_then(|body| parse(&body, self.config.reasoning));
         let request = request.map_err(|error| Response::error(&error))?;
         Ok(self.serve_turn(exchange, request, owner, record))
     }

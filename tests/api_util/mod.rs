@@ -6,23 +6,8 @@
 use std::path::Path;
 
 use codex_completions::api::error::ApiError;
-use codex_completions::api::{ApiRequest, EncodeOptions, Features, ParseOptions, Stamp};
+use codex_completions::api::{ApiRequest, EncodeOptions, Stamp};
 use codex_completions::turn::{Finish, Item, Part, Role, ToolCall, TurnError, TurnEvent, TurnOutcome, Usage};
-
-/// Everything on.
-pub(crate) const ALL: Features = Features {
-    tools: true,
-    tool_history: true,
-    images: true,
-    json_object: true,
-    schema: true,
-    stop: true,
-    max_tokens: true,
-    choices: true,
-};
-
-/// What parsers are told: all can be served, reasoning is shown.
-pub(crate) const OPTIONS: ParseOptions = ParseOptions { features: ALL, reasoning: true };
 
 pub(crate) fn golden(name: &str, got: &[u8]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name);

@@ -6,18 +6,17 @@ use crate::api::error::ApiError;
 use crate::api::json::{Node, brief};
 use crate::api::prompt::{self, ONE_JSON_OBJECT};
 use crate::api::tools::{self, Shape};
-use crate::api::{self, ApiRequest, ParseOptions, fields, schema};
+use crate::api::{self, ApiRequest, fields, schema};
 use crate::turn::TurnRequest;
 
-/// Reads the body of a request.
+/// Reads the body of a request. Without `show_reasoning` (`PROXY_REASONING`) no summary of it is asked for.
 ///
 /// # Errors
 /// 400 with the place in `param`.
-pub fn parse(body: &[u8], options: &ParseOptions) -> Result<ApiRequest, ApiError> {
+pub fn parse(body: &[u8], show_reasoning: bool) -> Result<ApiRequest, ApiError> {
     let root = Node::body(body)?;
     fields::no_effect(&root)?;
     fields::refuse(&root, ["audio", "web_search_options", "moderation", "suffix"])?;
-    let features = &options.features;
 
     let [model, messages, stream, stream_options, n, stop] =
         root.fields(["model", "messages", "stream", "stream_options", "n", "stop"])?;
@@ -38,12 +37,12 @@ pub fn parse(body: &[u8], options: &ParseOptions) -> Result<ApiRequest, ApiError
 
     only_text(modalities, logprobs, top_logprobs)?;
     let model = model.map(|node| node.string()).transpose()?;
-    let mut history = prompt::messages(&root.need("messages", messages)?, features)?;
+    let mut history = prompt::messages(&root.need("messages", messages)?)?;
     let (stream, include_usage) = fields::stream(stream, stream_options)?;
-    let n = fields::choices(n, features)?;
-    let stop = fields::stop(stop, features)?;
-    let limits = [fields::max_tokens(max_tokens, features)?, fields::max_tokens(max_completion_tokens, features)?];
-    let (effort, summary) = fields::reasoning(effort, reasoning, options)?;
+    let n = fields::choices(n)?;
+    let stop = fields::stop(stop)?;
+    let limits = [fields::max_tokens(max_tokens)?, fields::max_tokens(max_completion_tokens)?];
+    let (effort, summary) = fields::reasoning(effort, reasoning, show_reasoning)?;
     let verbosity = verbosity.map(|node| node.one_of(&["low", "medium", "high"])).transpose()?;
     let parallel = parallel.map_or(Ok(true), |node| node.boolean())?;
     let is_older = functions.is_some();
@@ -54,11 +53,11 @@ pub fn parse(body: &[u8], options: &ParseOptions) -> Result<ApiRequest, ApiError
         ));
     }
     let offer = if is_older {
-        tools::read_functions(functions, function_call, features)?
+        tools::read_functions(functions, function_call)?
     } else {
-        tools::read(tools, choice, Shape::Nested, features)?
+        tools::read(tools, choice, Shape::Nested)?
     };
-    let format = schema::read(format, Shape::Nested, features)?;
+    let format = schema::read(format, Shape::Nested)?;
 
     history.extend(offer.line.map(prompt::line));
     history.extend(format.json_object.then(|| prompt::line(ONE_JSON_OBJECT)));

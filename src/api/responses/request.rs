@@ -6,7 +6,7 @@ use crate::api::error::ApiError;
 use crate::api::json::{Node, brief};
 use crate::api::prompt::{self, History, ONE_JSON_OBJECT};
 use crate::api::tools::{self, Shape};
-use crate::api::{self, ApiRequest, Features, ParseOptions, fields, schema};
+use crate::api::{self, ApiRequest, fields, schema};
 use crate::turn::{Item, Part, Role, ToolCall, TurnRequest};
 
 /// Members that the response object repeats, with what it says where the request does not.
@@ -31,21 +31,20 @@ const ECHOED: [(&str, &str); 18] = [
     ("metadata", "{}"),
 ];
 
-/// Reads the body of a request. `stored` finds the conversation of an earlier response; with `can_store` this one is to
-/// be kept unless it asks not to be.
+/// Reads the body of a request. Without `show_reasoning` (`PROXY_REASONING`) no summary of it is asked for. `stored`
+/// finds the conversation of an earlier response; with `can_store` this one is to be kept unless it asks not to be.
 ///
 /// # Errors
 /// 400 with the place in `param`.
 pub fn parse(
     body: &[u8],
-    options: &ParseOptions,
+    show_reasoning: bool,
     can_store: bool,
     stored: impl FnOnce(&str) -> Option<Vec<Item>>,
 ) -> Result<ApiRequest, ApiError> {
     let root = Node::body(body)?;
     fields::no_effect(&root)?;
     fields::refuse(&root, ["conversation", "prompt", "moderation", "context_management"])?;
-    let features = &options.features;
     let [model, input, instructions, previous, stream, stream_options, store, background, include] = root.fields([
         "model",
         "input",
@@ -81,7 +80,7 @@ pub fn parse(
         history.resume(items);
     }
     match input {
-        Some(input) => read_input(&input, features, &mut history)?,
+        Some(input) => read_input(&input, &mut history)?,
         None if has_previous => {}
         None => return Err(root.missing("input")),
     }
@@ -89,11 +88,11 @@ pub fn parse(
     let mut items = history.items;
     let conversation = begin..items.len();
 
-    let offer = tools::read(tools, choice, Shape::Flat, features)?;
+    let offer = tools::read(tools, choice, Shape::Flat)?;
     let [format, verbosity] = text.map_or(Ok([None, None]), |text| text.fields(["format", "verbosity"]))?;
-    let format = schema::read(format, Shape::Flat, features)?;
+    let format = schema::read(format, Shape::Flat)?;
     let verbosity = verbosity.map(|node| node.one_of(&["low", "medium", "high"])).transpose()?;
-    let (effort, summary) = fields::reasoning(None, reasoning, options)?;
+    let (effort, summary) = fields::reasoning(None, reasoning, show_reasoning)?;
     let parallel = parallel.map_or(Ok(true), |node| node.boolean())?;
     let store = can_store && store.map_or(Ok(true), |node| node.boolean())?;
 
@@ -106,7 +105,7 @@ pub fn parse(
         n: 1,
         cut: CutRules {
             stop: Vec::new(),
-            max_tokens: fields::max_tokens(max_output_tokens, features)?,
+            max_tokens: fields::max_tokens(max_output_tokens)?,
             single_call: !parallel && !offer.tools.is_empty(),
         },
         form: api::Form::Response(Form { echo: echo(&root, store)?, conversation: store.then_some(conversation) }),
@@ -169,7 +168,7 @@ fn echo(root: &Node<'_>, store: bool) -> Result<String, ApiError> {
     Ok(echo)
 }
 
-fn read_input(node: &Node<'_>, features: &Features, history: &mut History) -> Result<(), ApiError> {
+fn read_input(node: &Node<'_>, history: &mut History) -> Result<(), ApiError> {
     if node.is_string() {
         history.items.push(prompt::message(Role::User, node.string()?));
         return Ok(());
@@ -180,7 +179,7 @@ fn read_input(node: &Node<'_>, features: &Features, history: &mut History) -> Re
     let mut is_empty = true;
     for item in node.elements()? {
         is_empty = false;
-        read_item(&item, features, history)?;
+        read_item(&item, history)?;
     }
     if is_empty {
         return Err(node.invalid("must hold at least one item, got an empty array"));
@@ -188,7 +187,7 @@ fn read_input(node: &Node<'_>, features: &Features, history: &mut History) -> Re
     Ok(())
 }
 
-fn read_item(node: &Node<'_>, features: &Features, history: &mut History) -> Result<(), ApiError> {
+fn read_item(node: &Node<'_>, history: &mut History) -> Result<(), ApiError> {
     let [kind, role] = node.fields(["type", "role"])?;
     let name = match &kind {
         Some(kind) => kind.string()?,
@@ -206,7 +205,7 @@ fn read_item(node: &Node<'_>, features: &Features, history: &mut History) -> Res
                 _ => Role::Developer,
             };
             let [content] = node.fields(["content"])?;
-            let mut content = prompt::read_content(&node.need("content", content)?, role, features)?;
+            let mut content = prompt::read_content(&node.need("content", content)?, role)?;
             if content.is_empty() {
                 content.push(Part::Text(String::new()));
             }
@@ -214,7 +213,6 @@ fn read_item(node: &Node<'_>, features: &Features, history: &mut History) -> Res
             Ok(())
         }
         "function_call" => {
-            features.need(features.tool_history, kind, "calls of tools are")?;
             let [id, name, arguments] = node.fields(["call_id", "name", "arguments"])?;
             let read = |value: Option<Node<'_>>, name| node.need(name, value)?.string();
             let call = ToolCall {
@@ -226,7 +224,6 @@ fn read_item(node: &Node<'_>, features: &Features, history: &mut History) -> Res
             Ok(())
         }
         "function_call_output" => {
-            features.need(features.tool_history, kind, "results of tools are")?;
             let [id, output] = node.fields(["call_id", "output"])?;
             let id_node = node.need("call_id", id)?;
             let output = prompt::text_of(&node.need("output", output)?)?;
