@@ -264,7 +264,9 @@ class Proxy:
         return openai.AsyncOpenAI(base_url=self.url, **options)
 
     def app_servers(self):
-        return [seen for seen in descendants(self.process.pid) if "app-server" in seen.arguments()]
+        """A child that codex is just forking looks like another codex and shares all its memory: it does not count."""
+        found = {seen.pid: seen for seen in descendants(self.process.pid) if "app-server" in seen.arguments()}
+        return [seen for seen in found.values() if seen.parent not in found]
 
     def app_server(self):
         """The only one; waits for it."""

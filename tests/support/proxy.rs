@@ -130,10 +130,12 @@ impl Proxy {
         self.post("/v1/chat/completions", &ask(prompt, true))
     }
 
-    /// The running app-servers, oldest first.
+    /// The running app-servers, oldest first. A child that codex is just forking looks like one and does not count.
     pub fn app_servers(&self) -> Vec<Seen> {
         let mut found = descendants(self.process.pid());
         found.retain(|process| process.arguments().iter().any(|argument| argument == "app-server"));
+        let pids: Vec<u32> = found.iter().map(|process| process.pid).collect();
+        found.retain(|process| !pids.contains(&process.parent));
         found.sort_by_key(|process| process.pid);
         found
     }
