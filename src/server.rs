@@ -16,6 +16,7 @@ use crate::http::cors::Cors;
 use crate::http::service::App;
 use crate::http::{Limits, Listener};
 use crate::keys::Keys;
+use crate::metrics::Metrics;
 use crate::permits::Permits;
 use crate::{logs, shutdown, threads};
 
@@ -61,6 +62,7 @@ fn serve(config: Arc<Config>, aliases: Aliases) -> Result<(), String> {
         keys: Keys::new(config.keys.iter().map(|key| key.reveal().to_owned())),
         aliases,
         store: Mutex::new(store),
+        metrics: Metrics::default(),
         began: Instant::now(),
         cors: Cors::new(config.cors, &config.cors_origins),
         config: Arc::clone(&config),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Lines of `src` that are neither blank, nor comments, nor tests.
-const BUDGET: usize = 8_000;
+const BUDGET: usize = 9_600;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

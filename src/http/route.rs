@@ -20,6 +20,8 @@ pub enum Route {
     Models,
     /// `/v1/models/{id}`, the id decoded.
     Model(String),
+    /// `/metrics`: counts for Prometheus.
+    Metrics,
     /// `/healthz`: the process is up.
     Healthz,
     /// `/livez`: the supervisor moves.
@@ -35,6 +37,7 @@ impl Route {
             "/healthz" => return Some(Self::Healthz),
             "/livez" => return Some(Self::Livez),
             "/readyz" => return Some(Self::Readyz),
+            "/metrics" => return Some(Self::Metrics),
             _ => {}
         }
         let short = path.strip_prefix("/v1").filter(|rest| rest.starts_with('/')).unwrap_or(path);
@@ -50,6 +53,18 @@ impl Route {
         }
     }
 
+    /// Its name in `/metrics`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::ChatCompletions => "chat_completions",
+            Self::Completions => "completions",
+            Self::Responses | Self::Response(_) => "responses",
+            Self::Models | Self::Model(_) => "models",
+            Self::Metrics => "metrics",
+            Self::Healthz | Self::Livez | Self::Readyz => "health",
+        }
+    }
+
     /// Whether a request may only be served with a key, once one is configured.
     pub fn needs_key(&self) -> bool {
         !matches!(self, Self::Healthz | Self::Livez | Self::Readyz)
@@ -60,7 +75,7 @@ impl Route {
         match self {
             Self::ChatCompletions | Self::Completions | Self::Responses => "POST",
             Self::Response(_) => "GET, HEAD, DELETE",
-            Self::Models | Self::Model(_) | Self::Healthz | Self::Livez | Self::Readyz => "GET, HEAD",
+            Self::Models | Self::Model(_) | Self::Metrics | Self::Healthz | Self::Livez | Self::Readyz => "GET, HEAD",
         }
     }
 

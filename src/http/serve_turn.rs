@@ -59,10 +59,7 @@ impl App {
         };
         let mut answer = Answer { exchange, encoder, stream, opened: false, out: Vec::new() };
         let result = running.run(&mut answer, owner, record);
-        let spent = answer.encoder.spent();
-        let mark = if spent.estimated { "~" } else { "" };
-        let usage = spent.usage;
-        record.tokens = Some(format!("{mark}{}/{}/{}/{}", usage.input, usage.cached, usage.output, usage.reasoning));
+        record.tokens = Some(answer.encoder.spent());
         // The answer is out. What still runs at codex is stopped now, and only then may others take its place.
         drop(running.turns);
         drop(running.permits);

@@ -11,11 +11,13 @@ use super::{Exchange, Method, Response, Service};
 use crate::api::error::ApiError;
 use crate::api::models::{Aliases, Names};
 use crate::api::responses::store::{Owner, Store, not_found};
+use crate::api::usage::Spent;
 use crate::api::{ApiRequest, chat, completions, responses};
 use crate::backend::supervisor::Supervisor;
 use crate::config::{Config, names};
 use crate::deadline::Deadline;
 use crate::keys::Keys;
+use crate::metrics::{Gauges, Metrics};
 use crate::permits::Permits;
 use crate::turn::Models;
 
@@ -38,6 +40,8 @@ pub struct App {
     pub cors: Cors,
     /// Answers of `/v1/responses` by id.
     pub store: Mutex<Store>,
+    /// What was served.
+    pub metrics: Metrics,
     /// When the program started.
     pub began: Instant,
 }
@@ -52,7 +56,7 @@ pub(super) struct Record {
     /// When the first byte of an answer of the model went out.
     pub(super) first: Option<Instant>,
     /// What it cost.
-    pub(super) tokens: Option<String>,
+    pub(super) tokens: Option<Spent>,
     /// Why it ended.
     pub(super) end: String,
 }
@@ -67,6 +71,7 @@ impl Service for App {
         if let Err(e) = answered {
             record.end = format!("client gone ({e})");
         }
+        self.count(exchange, &record);
         log_request(exchange, &record);
     }
 }
@@ -86,6 +91,16 @@ impl App {
             Route::Healthz => Ok(exchange.respond(Response::json(200, r#"{"status":"ok"}"#))),
             Route::Livez => Ok(exchange.respond(self.livez())),
             Route::Readyz => Ok(exchange.respond(self.readyz())),
+            Route::Metrics => {
+                let gauges = Gauges {
+                    turns_running: self.permits.in_use(),
+                    turns_waiting: self.permits.waiting(),
+                    app_server_up: self.supervisor.status().codex.is_some(),
+                    app_server_starts: self.supervisor.starts(),
+                };
+                let page = Response::new(200).header("content-type", "text/plain; version=0.0.4; charset=utf-8");
+                Ok(exchange.respond(page.body(self.metrics.render(gauges))))
+            }
             Route::Models => {
                 let models = self.models(exchange)?;
                 Ok(exchange.respond(Response::json(200, self.names(&models).list())))
@@ -115,6 +130,13 @@ impl App {
                 Ok(exchange.respond(Response::json(200, answer.map_err(|error| Response::error(&error))?)))
             }
         }
+    }
+
+    fn count(&self, exchange: &Exchange<'_>, record: &Record) {
+        let route = Route::of(exchange.head().path()).map_or("none", |route| route.name());
+        let first = record.first.map(|first| first.duration_since(exchange.started()));
+        let usage = record.tokens.map(|spent| spent.usage).unwrap_or_default();
+        self.metrics.count(route, exchange.status().unwrap_or(0), exchange.started().elapsed(), first, usage);
     }
 
     /// Reads a request of one of the front ends and serves it.
@@ -202,6 +224,10 @@ fn log_request(exchange: &Exchange<'_>, record: &Record) {
         Some(route) if !route.needs_key() => log::Level::Debug,
         _ => log::Level::Info,
     };
+    let tokens = record.tokens.map_or("-".to_owned(), |Spent { usage, estimated }| {
+        let mark = if estimated { "~" } else { "" };
+        format!("{mark}{}/{}/{}/{}", usage.input, usage.cached, usage.output, usage.reasoning)
+    });
     let since = |at: Instant| at.duration_since(exchange.started()).as_millis();
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     log::log!(
@@ -214,7 +240,7 @@ fn log_request(exchange: &Exchange<'_>, record: &Record) {
         or_dash(&record.thread),
         record.first.map_or("-".to_owned(), |first| since(first).to_string()),
         exchange.started().elapsed().as_millis(),
-        or_dash(&record.tokens),
+        tokens,
         if record.end.is_empty() { "answered" } else { &record.end },
     );
 }
