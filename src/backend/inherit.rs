@@ -149,8 +149,11 @@ impl Person {
             }
         };
         if let Some((id, mut provider)) = provider {
-            // The working directory is that of the process which read it.
-            if let Some(auth) = provider.get_mut("auth").and_then(Value::as_object_mut) {
+            // Where nobody set it, the working directory is that of the process which read it.
+            let cwd = format!("model_providers.{id}.auth.cwd");
+            if let Some(auth) = provider.get_mut("auth").and_then(Value::as_object_mut)
+                && !self.origins.contains_key(&cwd)
+            {
                 auth.remove("cwd");
             }
             result.definition = toml(&provider).filter(|_| [KEY_PROVIDER, GATEWAY_PROVIDER].contains(&&*id));
@@ -209,6 +212,15 @@ mod tests {
         );
         assert!(own.open && !own.builtin);
         assert_eq!((own.env_key.as_deref(), own.model.as_deref()), (Some("MOCK_KEY"), Some("m")));
+    }
+
+    #[test]
+    fn the_working_directory_of_a_program_for_tokens_carries_over_where_somebody_set_it() {
+        let auth = json!({"command": "./token", "cwd": "/here"});
+        let config = json!({"model_provider": "m", "model_providers": {"m": {"auth": auth}}});
+        assert!(!person(config.clone(), &[]).inherit(&Outside::default()).config.contains("/here"));
+        let set = person(config, &["model_providers.m.auth.cwd"]).inherit(&Outside::default());
+        assert!(set.config.contains(r#""cwd" = "/here""#), "{}", set.config);
     }
 
     #[test]
