@@ -25,12 +25,8 @@ pub fn resolve(codex_bin: &OsStr, path: Option<&OsStr>) -> Result<Binary, String
     } else {
         std::env::split_paths(path.unwrap_or_default()).map(|dir| dir.join(codex_bin)).find(|file| executable(file))
     };
-    let found = found.ok_or_else(|| {
-        format!(
-            "CODEX_BIN: no executable `{}` found; install codex (npm install -g @openai/codex)",
-            codex_bin.display()
-        )
-    })?;
+    // A path stays out of it: clients get these words too.
+    let found = found.ok_or("CODEX_BIN: no executable found; install codex (npm install -g @openai/codex)")?;
     let real = found.canonicalize().unwrap_or_else(|_| found.clone());
     if !is_script(&real).unwrap_or(false) {
         return Ok(Binary { path: real, launcher: false });

@@ -239,7 +239,7 @@ impl Start<'_> {
                 Err(Unconnected::Refused(key)) => {
                     return Err(format!("codex refuses too many settings, such as `{key}`"));
                 }
-                Err(Unconnected::Failed(words)) => return Err(words),
+                Err(Unconnected::Failed(words)) => return Err(self.presentable(&home, &words)),
             }
         };
         let generation = self.settle(connection, &agent, inherited, home, lean);
@@ -293,29 +293,34 @@ impl Start<'_> {
         let home = base.create_home()?;
         let linked = home.link(&self.config.codex_home.path, "config.toml");
         linked.map_err(|e| format!("config.toml cannot be linked: {e}"))?;
-        let sqlite = format!("sqlite_home={}", json!(home.sqlite().to_string_lossy()));
-        let args = ["app-server", "--config", "features.plugins=false", "--config", &sqlite].map(String::from);
+        let args = profile::quiet_arguments(&home.sqlite());
         let launch = self.launch(binary, &args, home.dir(), &home);
         let connected = self.connect(&launch, |_| {});
         let (connection, _) = connected.map_err(|e| match e {
-            Unconnected::Failed(words) => words,
+            Unconnected::Failed(words) => self.presentable(&home, &words),
             Unconnected::Refused(key) => format!("codex refuses `{key}` of config.toml"),
         })?;
         let deadline = Deadline::after(names::APP_SERVER_START, self.config.app_server_start);
         let result = connection.call("config/read", json!({"includeLayers": false}), &deadline);
         end(&connection);
-        let person = match result {
-            Ok(result) => Arc::new(inherit::read(&result)?),
-            Err(CallError::Refused(error)) => {
-                return Err(format!("codex does not take config.toml: {}", error.message.trim()));
+        let refused = match result {
+            Ok(result) => {
+                let person = Arc::new(inherit::read(&result)?);
+                self.knowledge.person = Some((self.sources.clone(), Arc::clone(&person)));
+                return Ok(person);
             }
-            Err(CallError::Closed(cause)) => {
-                return Err(format!("codex does not take config.toml: {}", explain(&connection.group, &cause)));
-            }
+            Err(CallError::Refused(error)) => error.message,
+            Err(CallError::Closed(cause)) => explain(&connection.group, &cause),
             Err(CallError::Deadline(words)) => return Err(words),
         };
-        self.knowledge.person = Some((self.sources.clone(), Arc::clone(&person)));
-        Ok(person)
+        Err(format!("codex does not take config.toml: {}", self.presentable(&home, &refused)))
+    }
+
+    /// Words of codex on one line and without the place of its home, which is another one each time.
+    fn presentable(&self, home: &Home, words: &str) -> String {
+        let dirs = [home.dir(), &self.config.codex_home.path];
+        let words = words.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+        dirs.iter().fold(words, |words, dir| words.replace(&*dir.to_string_lossy(), "CODEX_HOME"))
     }
 
     /// The derived catalog, kept beside the homes until codex or, where it lists by account, the login changes.
@@ -483,7 +488,9 @@ fn unusable(connection: &Connection, env_key: Option<&str>, deadline: &Deadline)
         requires_openai_auth: bool,
     }
     if let Some(name) = env_key.filter(|name| std::env::var_os(name).is_none_or(|value| value.is_empty())) {
-        return Some(format!("the environment variable {name}, which holds the provider's key, is not set"));
+        return Some(format!(
+            "the environment variable {name}, which holds the provider's key, is not set: set it and start this program again"
+        ));
     }
     let reply = connection.call("account/read", json!({}), deadline).ok()?;
     let reply: Reply = serde_json::from_str(&reply).ok()?;

@@ -118,6 +118,12 @@ pub fn arguments(overrides: &Overrides<'_>) -> Vec<String> {
     arguments
 }
 
+/// The arguments of a codex that is to read the person's configuration and do nothing else, whatever is switched on there.
+pub fn quiet_arguments(sqlite: &Path) -> Vec<String> {
+    let sandbox = "read-only";
+    arguments(&Overrides { lean: false, sandbox, model: None, provider: None, sqlite, catalog: None, refused: &[] })
+}
+
 /// Finds the key that codex ended over: `` in `KEY` `` on its stderr. Only keys that may be left out are returned.
 pub fn refused_key(last_words: &[String]) -> Option<String> {
     let key = last_words.iter().find_map(|line| line.trim().strip_prefix("in `")?.strip_suffix('`'))?;
