@@ -14,6 +14,7 @@ use serde_json::json;
 use super::binary::{self, Binary};
 use super::connection::{CallError, Connection};
 use super::dialect::capabilities::Capabilities;
+use super::dialect::errors::Refusal;
 use super::dialect::{Dialect, Session, catalog, profile};
 use super::home::{Base, Home, write_private};
 use super::inherit::{self, Inherited, Outside, Person};
@@ -72,8 +73,8 @@ impl Sources {
 pub struct Knowledge {
     /// Keys that this binary refused.
     refused: (Option<Stamp>, Vec<String>),
-    /// Whether the service wants codex's own base instructions.
-    pub stock_instructions: bool,
+    /// What of the lean profile the service refuses.
+    pub refusals: Vec<Refusal>,
     /// The person's configuration as this binary read it.
     person: Option<(Sources, Arc<Person>)>,
     /// What has been said once.
@@ -211,7 +212,8 @@ impl Start<'_> {
         let home = base.create_home()?;
         self.furnish(&home, &inherited)?;
         let codex_home = if lean { home.dir() } else { &self.config.codex_home.path };
-        let catalog = if lean { self.catalog(&base, &home, &binary, &inherited) } else { None };
+        let derived = lean && !self.knowledge.refusals.contains(&Refusal::Catalog);
+        let catalog = if derived { self.catalog(&base, &home, &binary, &inherited) } else { None };
         let (connection, agent) = loop {
             let args = profile::arguments(&profile::Overrides {
                 lean,
@@ -325,7 +327,7 @@ impl Start<'_> {
 
     /// The derived catalog, kept beside the homes until codex or, where it lists by account, the login changes.
     fn catalog(&mut self, base: &Base, home: &Home, binary: &Binary, inherited: &Inherited) -> Option<PathBuf> {
-        let keep = self.knowledge.stock_instructions;
+        let keep = self.knowledge.refusals.contains(&Refusal::Instructions);
         let bundled = !(inherited.builtin && self.sources.auth.is_some());
         let mut hasher = DefaultHasher::new();
         let account = if bundled { None } else { Some((&self.sources.auth, &inherited.config)) };
@@ -418,7 +420,9 @@ impl Start<'_> {
         let deadline = Deadline::after(names::APP_SERVER_START, ASK);
         let unusable = unusable(&connection, inherited.env_key.as_deref(), &deadline);
         let models = models(&connection, &inherited, &deadline);
-        let base = lean.then(|| self.config.base_instructions.clone()).filter(|_| !self.knowledge.stock_instructions);
+        let base = lean
+            .then(|| self.config.base_instructions.clone())
+            .filter(|_| !self.knowledge.refusals.contains(&Refusal::Instructions));
         Ok(Generation {
             number: self.number,
             dialect: Dialect::V2,

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select, unbounded};
 use serde_json::json;
 
+use super::dialect::errors::Refusal;
 use super::generation::{Generation, Knowledge, Sources, Start};
 use super::process::Starting;
 use super::router::{Cause, Reply};
@@ -51,8 +52,8 @@ pub enum Event {
     TurnEnded,
     /// A request came: look at the files.
     Look,
-    /// The service wants codex's own base instructions.
-    InstructionsRefused,
+    /// The service does not take a part of the lean profile.
+    Refused(Refusal),
     /// End everything.
     Stop,
 }
@@ -330,7 +331,7 @@ struct Task {
     want: Option<&'static str>,
     refused: Option<Sources>,
     knowledge: Knowledge,
-    stock_instructions: bool,
+    refusals: Vec<Refusal>,
     stopping: bool,
 }
 
@@ -350,7 +351,7 @@ impl Task {
             want: None,
             refused: None,
             knowledge: Knowledge::default(),
-            stock_instructions: false,
+            refusals: Vec::new(),
             stopping: false,
         }
     }
@@ -397,10 +398,13 @@ impl Task {
             }
             Event::TurnEnded => self.measure = true,
             Event::Look => self.next_look = Instant::now(),
-            Event::InstructionsRefused => {
-                if !std::mem::replace(&mut self.stock_instructions, true) {
-                    log::warn!("the model's service refuses the base instructions: codex's own are used from now on");
-                    self.want = Some("the service wants codex's own instructions");
+            Event::Refused(refusal) => {
+                if !self.refusals.contains(&refusal) {
+                    log::warn!(
+                        "the model's service refuses a part of the lean profile ({refusal:?}); doing without it from now on"
+                    );
+                    self.refusals.push(refusal);
+                    self.want = Some("the service refuses a part of the lean profile");
                 }
             }
             Event::Stop => {
@@ -599,7 +603,7 @@ impl Task {
         self.shared.started.fetch_add(1, Ordering::Relaxed);
         let (shared, number) = (Arc::clone(&self.shared), self.number);
         let mut knowledge = std::mem::take(&mut self.knowledge);
-        knowledge.stock_instructions = self.stock_instructions;
+        knowledge.refusals = self.refusals.clone();
         let begun = threads::spawn("codex-start", move || {
             let sources = Sources::look(&shared.config);
             let events = shared.events.clone();

@@ -253,8 +253,8 @@ impl ActiveTurn {
 impl Drop for ActiveTurn {
     fn drop(&mut self) {
         let generation = &self.lease.generation;
-        if self.decoder.instructions_refused {
-            let _ = self.lease.events.send(Event::InstructionsRefused);
+        if let Some(refusal) = self.decoder.refusal {
+            let _ = self.lease.events.send(Event::Refused(refusal));
         }
         generation.connection.router.unsubscribe(&self.thread);
         generation.dialect.release(&generation.connection, &self.thread);

@@ -18,16 +18,28 @@ pub(super) struct CodexError {
     additional_details: Option<String>,
 }
 
+/// What of the lean profile a service may refuse; a generation without it takes over then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Custom base instructions (seen with ChatGPT credentials).
+    Instructions,
+    /// A form of the request that the derived catalog chose.
+    Catalog,
+}
+
 /// What a failure means for the answer.
 #[derive(Debug, PartialEq)]
 pub(super) enum Meaning {
     /// No failure for the client: the answer was cut.
     Cut(Finish),
-    /// The service does not take custom base instructions (seen with ChatGPT credentials).
-    InstructionsRefused,
+    /// The service does not take what the lean profile asks of it.
+    Refused(Refusal),
     /// A failure.
     Failed(TurnError),
 }
+
+/// What a service's refusal names if it is about a choice of the derived catalog and not about the client's request.
+const CATALOG_WORDS: [&str; 4] = ["responses_lite", "code_mode", "parallel_tool_calls", "tool_mode"];
 
 impl CodexError {
     fn text(&self) -> (&str, &str) {
@@ -52,8 +64,11 @@ impl CodexError {
             return Meaning::Cut(finish);
         }
         let (message, details) = self.text();
-        if message.contains("Instructions are not valid") || message.contains("Instructions are required") {
-            return Meaning::InstructionsRefused;
+        if ["Instructions are not valid", "Instructions are required"].iter().any(|words| message.contains(words)) {
+            return Meaning::Refused(Refusal::Instructions);
+        }
+        if upstream_error(message).is_some() && CATALOG_WORDS.iter().any(|word| message.contains(word)) {
+            return Meaning::Refused(Refusal::Catalog);
         }
         let kind = self.named().or_else(|| from_text(message)).or_else(|| from_text(details)).unwrap_or(Kind::Upstream);
         Meaning::Failed(TurnError::new(kind, self.words(kind)))
@@ -237,8 +252,10 @@ mod tests {
         );
         assert_eq!(
             meaning(r#"{"detail":"Instructions are not valid"}"#, Value::from("other")),
-            Meaning::InstructionsRefused
+            Meaning::Refused(Refusal::Instructions)
         );
+        let catalog = r#"{"error":{"message":"Unsupported parameter: parallel_tool_calls"}}"#;
+        assert_eq!(meaning(catalog, Value::from("other")), Meaning::Refused(Refusal::Catalog));
     }
 
     #[test]

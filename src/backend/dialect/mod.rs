@@ -8,7 +8,7 @@ use tool_names::{CodexTools, ToolNames};
 
 pub mod capabilities;
 pub mod catalog;
-mod errors;
+pub mod errors;
 pub mod profile;
 pub mod server_requests;
 pub mod tool_names;

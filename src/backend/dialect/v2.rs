@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::errors::{CodexError, Meaning};
+use super::errors::{CodexError, Meaning, Refusal};
 use super::tool_names::ToolNames;
 use super::{Session, StartError, Started};
 use crate::backend::connection::Connection;
@@ -252,8 +252,8 @@ pub struct Decoder {
     pub running: bool,
     /// Whether [`TurnEvent::End`] was given out.
     pub ended: bool,
-    /// Whether the service refused our base instructions.
-    pub instructions_refused: bool,
+    /// What of the lean profile the service refused.
+    pub refusal: Option<Refusal>,
     ends_responses: bool,
 }
 
@@ -343,7 +343,7 @@ impl Decoder {
             usage: None,
             running: true,
             ended: false,
-            instructions_refused: false,
+            refusal: None,
             ends_responses,
         }
     }
@@ -495,10 +495,9 @@ impl Decoder {
         let result = match error.meaning() {
             Meaning::Cut(finish) => Ok(finish),
             Meaning::Failed(error) => Err(error),
-            Meaning::InstructionsRefused => {
-                self.instructions_refused = true;
-                let words =
-                    "The model's service refused the base instructions; codex's own are used from now on. Try again.";
+            Meaning::Refused(refusal) => {
+                self.refusal = Some(refusal);
+                let words = "The model's service refused what the lean profile asks of it; codex is started without that. Try again.";
                 Err(TurnError::new(TurnErrorKind::Unavailable, words))
             }
         };
