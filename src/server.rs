@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 
-use crate::api::models::Aliases;
 use crate::api::responses::store::Store;
 use crate::backend::supervisor::Supervisor;
-use crate::config::{Config, Notice, names};
+use crate::config::{Config, Notice};
 use crate::deadline::CancelCause;
 use crate::exit::Exit;
 use crate::http::cors::Cors;
@@ -31,14 +30,7 @@ const CODEX_END: Duration = Duration::from_secs(4);
 pub fn run(config: Config, warnings: &[Notice]) -> Exit {
     logs::init(config.log_format, &config.log_filter);
     warnings.iter().for_each(|warning| log::warn!("{warning}"));
-    let aliases = match Aliases::parse(&config.model_aliases) {
-        Ok(aliases) => aliases,
-        Err(problem) => {
-            eprintln!("{}: {problem}", names::MODEL_ALIASES);
-            return Exit::Config;
-        }
-    };
-    match serve(Arc::new(config), aliases) {
+    match serve(Arc::new(config)) {
         Ok(()) => Exit::Done,
         Err(problem) => {
             log::error!("{problem}");
@@ -47,7 +39,7 @@ pub fn run(config: Config, warnings: &[Notice]) -> Exit {
     }
 }
 
-fn serve(config: Arc<Config>, aliases: Aliases) -> Result<(), String> {
+fn serve(config: Arc<Config>) -> Result<(), String> {
     let listener = Listener::bind((config.host, config.port), config.unix_socket.as_deref(), limits(&config))
         .map_err(|e| format!("cannot listen on {}:{}: {e}", config.host, config.port))?;
     let signals = shutdown::install().map_err(|e| format!("signals cannot be caught: {e}"))?;
@@ -60,7 +52,7 @@ fn serve(config: Arc<Config>, aliases: Aliases) -> Result<(), String> {
         supervisor: supervisor.clone(),
         permits: Permits::new(config.max_turns),
         keys: Keys::new(config.keys.iter().map(|key| key.reveal().to_owned())),
-        aliases,
+        aliases: config.model_aliases.clone(),
         store: Mutex::new(store),
         metrics: Metrics::default(),
         began: Instant::now(),

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use codex_completions::api::models::Aliases;
 use codex_completions::config::{
     Checked, Config, Env, KeepaliveForm, LogFormat, Notice, Profile, PromptMode, ProtocolChoice, SETTINGS, Sandbox,
     names, table,
@@ -130,7 +131,11 @@ fn every_setting_takes_what_it_should_and_names_what_it_does_not() {
             ],
             vec!["2", "v3"],
         ),
-        ("PROXY_MODEL_ALIASES", vec![("a=b,*=c", |c| c.model_aliases == "a=b,*=c")], vec![]),
+        (
+            "PROXY_MODEL_ALIASES",
+            vec![("a=b,*=c", |c| c.model_aliases == Aliases::parse("a=b,*=c").unwrap())],
+            vec!["a", "a=b,a=c", "=b"],
+        ),
         (
             "PROXY_REASONING",
             vec![
@@ -250,7 +255,9 @@ fn an_empty_environment_gives_the_documented_defaults() {
     assert!(warnings.is_empty());
     assert_eq!((config.host.to_string().as_str(), config.port), ("127.0.0.1", 11_435));
     assert!(config.keys.is_empty() && config.unix_socket.is_none() && config.openai_api_key.is_none());
-    assert!(config.codex_model.is_none() && config.force_provider.is_none() && config.model_aliases.is_empty());
+    assert!(
+        config.codex_model.is_none() && config.force_provider.is_none() && config.model_aliases == Aliases::default()
+    );
     assert_eq!(config.codex_bin, "codex");
     assert_eq!((config.profile, config.prompt_mode), (Profile::Lean, PromptMode::Auto));
     assert_eq!((config.protocol, config.sandbox), (ProtocolChoice::Auto, Sandbox::ReadOnly));

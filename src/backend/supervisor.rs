@@ -328,6 +328,7 @@ struct Task {
     next_look: Instant,
     next_measure: Instant,
     measure: bool,
+    fresh: Option<u64>,
     want: Option<&'static str>,
     refused: Option<Sources>,
     knowledge: Knowledge,
@@ -348,6 +349,7 @@ impl Task {
             next_look: now + LOOK,
             next_measure: now,
             measure: false,
+            fresh: None,
             want: None,
             refused: None,
             knowledge: Knowledge::default(),
@@ -578,9 +580,11 @@ impl Task {
         let limit = self.shared.config.app_server_growth_mb.saturating_mul(1024 * 1024);
         let Some(tracked) = self.tracked.last_mut().filter(|tracked| tracked.leaving.is_none()) else { return };
         let Some(resident) = tracked.generation.resident() else { return };
-        let baseline = *tracked.baseline.get_or_insert(resident);
+        // A later one may be measured only when it is busy already; the smallest of all is what a fresh one takes.
+        let fresh = *tracked.baseline.get_or_insert(resident.min(self.fresh.unwrap_or(resident)));
+        self.fresh = Some(fresh);
         log::debug!("app-server {}: {} MB", tracked.generation.number, resident >> 20);
-        if resident > baseline.saturating_add(limit) {
+        if resident > fresh.saturating_add(limit) {
             self.want = Some("its memory has grown");
         } else if tracked.generation.disk() > DISK {
             self.want = Some("its log on disk has grown");

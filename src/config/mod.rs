@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use log::LevelFilter;
 
+use crate::api::models::Aliases;
+
 pub mod home;
 pub mod table;
 mod values;
@@ -118,6 +120,13 @@ fn add_keys<'t>(read: &mut Reader<'_>, name: &str, parts: impl Iterator<Item = &
     if added.iter().any(|key| key.reveal() == NODE_KEY) {
         read.warning(name, "this key was built into the Node proxy and is known to everybody: choose one of your own");
     }
+}
+
+fn aliases(read: &mut Reader<'_>, name: &'static str) -> Aliases {
+    Aliases::parse(read.text(name)).unwrap_or_else(|problem| {
+        read.problem(name, problem);
+        Aliases::default()
+    })
 }
 
 fn codex_home(read: &mut Reader<'_>, name: &'static str) -> CodexHome {

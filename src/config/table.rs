@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::api::models::Aliases;
+
 use super::home::CodexHome;
 use super::values::{KeepaliveForm, LogFormat, Profile, PromptMode, ProtocolChoice, Reader, Sandbox, Secret};
 
@@ -92,7 +94,7 @@ settings! {
     PROTOCOL "PROXY_APP_SERVER_PROTOCOL" "auto" "the app-server's protocol: auto, v1 or v2"
         => protocol: ProtocolChoice = Reader::choice;
     MODEL_ALIASES "PROXY_MODEL_ALIASES" "" "further names of models: name=id,name=id; *=id catches every other name"
-        => model_aliases: String = |r, name| r.text(name).to_owned();
+        => model_aliases: Aliases = super::aliases;
     REASONING "PROXY_REASONING" "on" "off hides summaries of reasoning"
         => reasoning: bool = Reader::flag;
     SANDBOX_MODE "PROXY_SANDBOX_MODE" "read-only" "codex's sandbox: read-only, workspace-write or danger-full-access"
