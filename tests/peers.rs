@@ -89,7 +89,7 @@ fn scripted_model_records_what_it_is_asked_and_who_left() {
     assert_eq!(model.requests()[1]["body"]["input"][0]["content"][0]["text"], "[[gap 5]] [[hang]]");
 
     let failed =
-        client::post(model.address, "/v1/responses", &ask("[[fail 429 usage_limit_reached]] [[retry-after 7]]"));
+        client::post(model.address, "/v1/responses", &ask("[[fail 429 usage_limit_reached]] [[header retry-after 7]]"));
     assert_eq!((failed.status, failed.header("retry-after")), (429, Some("7")));
     assert_eq!(failed.json()["error"]["code"], "usage_limit_reached");
 }

@@ -9,12 +9,15 @@
 //! | `big-delta N` | `N` bytes of text in one delta |
 //! | `unicode` | U+2028, U+2029, emoji, combining marks, an escaped NUL, a lone-looking surrogate pair |
 //! | `reason TEXT` | a part of a reasoning summary; may be repeated |
+//! | `sealed TEXT` | the encrypted content of the reasoning |
 //! | `tool NAME ARGUMENTS` | a function call; may be repeated |
+//! | `next` | what follows is for when the calls before it were answered |
 //! | `usage IN CACHED OUT REASONING` | the counts at the end (1234 1000 56 16) |
 //! | `gap MS`, `wait MS` | silence between deltas, before anything |
 //! | `gate NAME` | after the first delta, silence until `POST /open/NAME` |
 //! | `hang`, `silent` | silence for ever, after the text or before anything |
-//! | `fail STATUS CODE` | an HTTP error instead of a stream; `retry-after S` adds the header |
+//! | `header NAME VALUE` | a header of the answer; may be repeated |
+//! | `fail STATUS CODE` | an HTTP error instead of a stream |
 //! | `fail-start CODE`, `fail-mid CODE`, `fail-end CODE` | `response.failed` before the text, in its middle, after it |
 //! | `cut` | the connection is closed in the middle of the text |
 //! | `incomplete REASON` | `response.incomplete` after the text |
@@ -40,6 +43,8 @@ struct Prompt {
     text: String,
     thread: String,
     tool_outputs: Vec<Value>,
+    /// How often calls were answered since the user spoke.
+    round: usize,
     first_turn: bool,
 }
 
@@ -53,17 +58,17 @@ impl Prompt {
             .find(|item| item["role"] == "user")
             .and_then(|item| item["content"].as_array())
             .map(|parts| parts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n"));
-        let mut tool_outputs: Vec<Value> = input
-            .iter()
-            .rev()
-            .take_while(|item| item["type"] == "function_call_output")
-            .map(|item| item["output"].clone())
-            .collect();
+        let is_output = |item: &Value| item["type"] == "function_call_output";
+        let mut tool_outputs: Vec<Value> =
+            input.iter().rev().take_while(|item| is_output(item)).map(|item| item["output"].clone()).collect();
         tool_outputs.reverse();
+        let asked = input.iter().rposition(|item| item["role"] == "user").unwrap_or(0);
+        let round = input[asked..].windows(2).filter(|pair| is_output(&pair[1]) && !is_output(&pair[0])).count();
         Self {
             text: text.unwrap_or_default(),
             thread: body["prompt_cache_key"].as_str().unwrap_or_default().to_owned(),
             tool_outputs,
+            round,
             first_turn: !input.iter().any(|item| item["role"] == "assistant"),
         }
     }
@@ -73,7 +78,7 @@ impl Prompt {
         if let Some(text) = markers.get("then").filter(|_| again) {
             return vec![words(text)];
         }
-        if !self.tool_outputs.is_empty() {
+        if !self.tool_outputs.is_empty() && markers.iter().next().is_none() {
             let outputs: Vec<_> = self.tool_outputs.iter().map(Value::to_string).collect();
             return vec![vec!["tool said: ".to_owned(), outputs.join(" and ")]];
         }
@@ -129,7 +134,8 @@ pub(crate) fn serve(stream: &TcpStream, request: &Request, number: usize, record
     };
     let prompt = Prompt::read(&body);
     // Whoever tries the demonstration says what they like; nothing of it is a direction.
-    let markers = if demo { Markers::default() } else { Markers::parse(&prompt.text) };
+    let script = prompt.text.split("[[next]]").nth(prompt.round).unwrap_or_default();
+    let markers = if demo { Markers::default() } else { Markers::parse(script) };
     let again = records.attempt(&format!("{} {}", prompt.thread, prompt.text)) > 0;
     let id = records.open(number, &prompt.text);
     let out = Out { stream, records, id, buffer: Vec::new(), gap: markers.number("gap").map(Duration::from_millis) };
@@ -208,23 +214,15 @@ impl<'a> Play<'a> {
         }
         if let Some(fail) = self.fault("fail") {
             let (status, code) = fail.split_once(' ').unwrap_or((fail, "scripted_failure"));
-            let headers: Vec<_> = self
-                .markers
-                .get("retry-after")
-                .map(|seconds| ("retry-after", seconds.to_owned()))
-                .into_iter()
-                .collect();
-            let message = format!("scripted {code}");
-            return http::respond(
-                self.out.stream,
-                status.parse().unwrap_or(500),
-                &headers,
-                &error_body(code, &message),
-            );
+            let status = status.parse().unwrap_or(500);
+            let body = error_body(code, &format!("scripted {code}"));
+            return http::respond(self.out.stream, status, &self.headers(), &body);
         }
-        self.out.buffer.extend_from_slice(
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-request-id: scripted\r\nconnection: close\r\n\r\n",
-        );
+        self.out.buffer.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n");
+        for (name, value) in self.headers() {
+            self.out.buffer.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+        }
+        self.out.buffer.extend_from_slice(b"x-request-id: scripted\r\nconnection: close\r\n\r\n");
         let response = json!({ "id": format!("resp_{}", self.number), "object": "response", "status": "in_progress",
             "model": body["model"], "output": [] });
         self.out.event("response.created", json!({ "response": response }))?;
@@ -242,13 +240,19 @@ impl<'a> Play<'a> {
         self.end(response)
     }
 
+    fn headers(&self) -> Vec<(&'a str, String)> {
+        let pair = |header: &'a str| header.split_once(' ').map(|(name, value)| (name, value.to_owned()));
+        self.markers.all("header").filter_map(pair).collect()
+    }
+
     fn reasoning(&mut self) -> Result<()> {
         let parts: Vec<&str> = self.markers.all("reason").collect();
-        if parts.is_empty() {
+        let sealed = self.markers.get("sealed");
+        if parts.is_empty() && sealed.is_none() {
             return Ok(());
         }
         let id = format!("rs_{}", self.number);
-        let item = |summary: Vec<Value>| json!({ "type": "reasoning", "id": id, "summary": summary });
+        let item = |summary: Vec<Value>| json!({ "type": "reasoning", "id": id, "summary": summary, "encrypted_content": sealed });
         self.out.event("response.output_item.added", json!({ "output_index": 0, "item": item(Vec::new()) }))?;
         let mut summary = Vec::new();
         for (index, text) in parts.iter().enumerate() {
