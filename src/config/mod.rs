@@ -124,7 +124,7 @@ fn add_keys<'t>(read: &mut Reader<'_>, name: &str, parts: impl Iterator<Item = &
 
 fn aliases(read: &mut Reader<'_>, name: &'static str) -> Aliases {
     Aliases::parse(read.text(name)).unwrap_or_else(|problem| {
-        read.problem(name, problem);
+        read.problem(name, format!("{problem}: give name=id,name=id, where * is every other name"));
         Aliases::default()
     })
 }
