@@ -230,3 +230,36 @@ pub struct Model {
     /// The efforts it takes, least first as codex lists them. Empty: not known.
     pub efforts: Vec<String>,
 }
+
+/// Names that stand for models (`PROXY_MODEL_ALIASES`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Aliases {
+    /// Pairs of a name and what it stands for.
+    pub names: Vec<(String, String)>,
+    /// What every other name stands for.
+    pub any: Option<String>,
+}
+
+impl Aliases {
+    /// Reads `name=id,name=id`, where `*` is every other name.
+    ///
+    /// # Errors
+    /// All that is wrong with it, as text.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (mut aliases, mut problems) = (Self::default(), Vec::new());
+        for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=').map(|(name, id)| (name.trim(), id.trim())) {
+                Some((name, id)) if name.is_empty() || id.is_empty() => problems.push(format!("`{pair}` lacks a side")),
+                Some((name, _)) if aliases.is_taken(name) => problems.push(format!("`{name}` is there twice")),
+                Some(("*", id)) => aliases.any = Some(id.to_owned()),
+                Some((name, id)) => aliases.names.push((name.to_owned(), id.to_owned())),
+                None => problems.push(format!("`{pair}` is not of the form name=id")),
+            }
+        }
+        if problems.is_empty() { Ok(aliases) } else { Err(problems.join(", ")) }
+    }
+
+    fn is_taken(&self, name: &str) -> bool {
+        self.names.iter().any(|(taken, _)| taken == name) || (name == "*" && self.any.is_some())
+    }
+}

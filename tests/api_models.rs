@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use codex_completions::api::Effort;
-use codex_completions::api::models::{Aliases, Names};
+use codex_completions::api::models::Names;
+use codex_completions::turn::Aliases;
 use codex_completions::turn::{Model, Models};
 
 fn models(open: bool) -> Models {

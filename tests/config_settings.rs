@@ -8,11 +8,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use codex_completions::api::models::Aliases;
 use codex_completions::config::{
     Checked, Config, Env, KeepaliveForm, LogFormat, Notice, Profile, PromptMode, ProtocolChoice, SETTINGS, Sandbox,
     names, table,
 };
+use codex_completions::turn::Aliases;
 
 fn env(pairs: &[(&str, &str)]) -> Env {
     pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use log::LevelFilter;
 
-use crate::api::models::Aliases;
+use crate::turn::Aliases;
 
 pub mod home;
 pub mod table;

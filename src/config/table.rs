@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::api::models::Aliases;
+use crate::turn::Aliases;
 
 use super::home::CodexHome;
 use super::values::{KeepaliveForm, LogFormat, Profile, PromptMode, ProtocolChoice, Reader, Sandbox, Secret};

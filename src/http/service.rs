@@ -9,7 +9,7 @@ use super::cors::Cors;
 use super::route::Route;
 use super::{Exchange, Method, Response, Service};
 use crate::api::error::ApiError;
-use crate::api::models::{Aliases, Names};
+use crate::api::models::Names;
 use crate::api::responses::store::{Owner, Store, not_found};
 use crate::api::usage::Spent;
 use crate::api::{ApiRequest, chat, completions, responses};
@@ -19,6 +19,7 @@ use crate::deadline::Deadline;
 use crate::keys::Keys;
 use crate::metrics::{Gauges, Metrics};
 use crate::permits::Permits;
+use crate::turn::Aliases;
 use crate::turn::Models;
 
 /// How long the supervisor's thread may stand still before `/livez` fails.
