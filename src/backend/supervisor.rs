@@ -294,6 +294,7 @@ impl Running {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Leaving {
+    WhenDone,
     Eof(Instant),
     Term(Instant),
     Killed,
@@ -311,6 +312,11 @@ struct Tracked {
 }
 
 impl Tracked {
+    fn new(generation: Arc<Generation>) -> Self {
+        let now = Instant::now();
+        Self { generation, ready_at: now, baseline: None, last_ping: now, pong: None, leaving: None }
+    }
+
     /// After a long silence, a turn that begins is followed by a ping at once.
     fn next_ping(&self) -> Instant {
         self.last_ping + if self.generation.running() > 0 { PING.0 } else { PING.1 }
@@ -411,6 +417,7 @@ impl Task {
             }
             Event::Stop => {
                 self.stopping = true;
+                self.retire_all();
                 self.shared.starting.stop();
             }
         }
@@ -423,10 +430,12 @@ impl Task {
         let tracked = self.tracked.remove(at);
         let (ignored, broken) = tracked.generation.connection.router.counts();
         let counts = format!("{ignored} of its lines concerned no turn, {broken} could not be read");
-        if tracked.leaving.is_some() {
+        if matches!(tracked.leaving, Some(Leaving::Eof(_) | Leaving::Term(_) | Leaving::Killed)) {
             log::info!("app-server {number} has gone; {counts}");
-        } else if !self.stopping {
+        } else {
             log::error!("{cause} (number {number}, pid {}); {counts}", tracked.generation.connection.group.pid());
+        }
+        if tracked.leaving.is_none() {
             if tracked.ready_at.elapsed() >= STEADY {
                 self.failures = 0;
             }
@@ -455,24 +464,27 @@ impl Task {
         match result {
             // It may have died between its last answer and now; then its end has been told already.
             Ok(generation) if !generation.is_alive() => self.fail("the app-server ended while it started".to_owned()),
+            // What was read may have been half written.
+            Ok(generation) if self.current().is_some() && Sources::look(&self.shared.config) != generation.sources => {
+                log::info!("app-server {} is left out: its files changed while it started", generation.number);
+                let mut tracked = Tracked::new(Arc::new(generation));
+                tracked.leaving = Some(Leaving::WhenDone);
+                self.tracked.insert(0, tracked);
+            }
             Ok(generation) => {
                 self.refused = None;
                 self.want = None;
                 let generation = Arc::new(generation);
-                let now = Instant::now();
                 let mut state = self.shared.state();
                 state.models = Some(Arc::clone(&generation.models));
                 state.current = Some(Arc::clone(&generation));
                 Shared::wake_waiting(&mut state);
                 drop(state);
-                self.tracked.push(Tracked {
-                    generation,
-                    ready_at: now,
-                    baseline: None,
-                    last_ping: now,
-                    pong: None,
-                    leaving: None,
-                });
+                self.retire_all();
+                self.tracked.push(Tracked::new(generation));
+                if self.stopping {
+                    self.retire_all();
+                }
             }
             Err(words) => {
                 if self.current().is_some() {
@@ -523,7 +535,8 @@ impl Task {
                     silent.push(generation.number);
                 }
             }
-            if tracked.pong.is_none() && tracked.leaving.is_none() && now >= tracked.next_ping() {
+            let works = matches!(tracked.leaving, None | Some(Leaving::WhenDone));
+            if tracked.pong.is_none() && works && now >= tracked.next_ping() {
                 tracked.last_ping = now;
                 tracked.pong =
                     generation.connection.ask(generation.dialect.ping(), json!({})).ok().map(|pong| (pong, now + PONG));
@@ -534,15 +547,19 @@ impl Task {
         }
     }
 
-    /// Everything but the newest leaves once its turns are done; at a stop, the newest too.
+    /// All that are there leave once their turns are done; at a stop, at once.
+    fn retire_all(&mut self) {
+        for tracked in &mut self.tracked {
+            tracked.leaving.get_or_insert(Leaving::WhenDone);
+        }
+    }
+
     fn retire(&mut self, now: Instant) {
-        let keep = usize::from(!self.stopping);
-        let old = self.tracked.len().saturating_sub(keep);
-        for tracked in &mut self.tracked[..old] {
+        for tracked in &mut self.tracked {
             let connection = &tracked.generation.connection;
             tracked.leaving = match tracked.leaving {
-                None if tracked.generation.running() > 0 && !self.stopping => continue,
-                None => {
+                Some(Leaving::WhenDone) if tracked.generation.running() > 0 && !self.stopping => continue,
+                Some(Leaving::WhenDone) => {
                     connection.close_stdin();
                     Some(Leaving::Eof(now + FAREWELL))
                 }
@@ -564,9 +581,13 @@ impl Task {
             return;
         }
         self.next_look = now + LOOK;
-        let Some(current) = self.current() else { return };
         let sources = Sources::look(&self.shared.config);
-        if sources != current.sources && self.refused.as_ref() != Some(&sources) {
+        if self.refused.as_ref().is_some_and(|refused| *refused != sources) {
+            // What failed is not what is there now.
+            (self.refused, self.failures, self.not_before) = (None, 0, now);
+        }
+        let Some(current) = self.current() else { return };
+        if sources != current.sources && self.refused.is_none() {
             self.want = Some("credentials, configuration or binary changed");
         }
     }
