@@ -214,17 +214,15 @@ pub fn run_once(launch: &Launch<'_>, starting: &Starting, limit: Duration, max: 
     let reader = threads::spawn("codex-once", move || {
         let mut bytes = Vec::new();
         let read = stdout.take(max + 1).read_to_end(&mut bytes).map(|_| bytes);
-        let _ = sender.send(read);
+        let _ = sender.send((read, child.wait()));
     });
     let output = output.recv_timeout(limit);
-    // Either it has closed its output and is about to exit, or it must go now.
     if output.is_err() {
         group.kill();
     }
-    let status = child.wait();
     starting.clear();
     let _ = reader.map(|reader| reader.join());
-    let output = output.map_err(|_| format!("was not done after {} ms", limit.as_millis()))?;
+    let (output, status) = output.map_err(|_| format!("was not done after {} ms", limit.as_millis()))?;
     let output = output.map_err(|e| format!("gave nothing that can be read: {e}"))?;
     match status {
         Ok(_) if output.len() as u64 > max => Err(format!("printed more than {max} bytes")),
