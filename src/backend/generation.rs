@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::json;
 
 use super::binary::{self, Binary};
@@ -115,6 +116,8 @@ pub struct Generation {
     cwd: String,
     lean: bool,
     joined: bool,
+    /// What this home costs.
+    costs: Vec<String>,
     // Last: removed when nothing uses it any more.
     home: Home,
 }
@@ -141,6 +144,7 @@ impl Generation {
     /// What this version or home cannot do, and what it costs.
     pub fn degraded(&self) -> Vec<String> {
         let mut degraded = self.capabilities.degraded(self.lean);
+        degraded.extend_from_slice(&self.costs);
         if self.lean && self.base_instructions.is_none() {
             degraded.push(
                 "the model's service takes codex's own base instructions only: they are in each request".to_owned(),
@@ -152,6 +156,11 @@ impl Generation {
     /// Memory in bytes; `None` once it is gone.
     pub fn resident(&self) -> Option<u64> {
         self.connection.group.resident()
+    }
+
+    /// Whether the files that it needs are still there.
+    pub fn is_whole(&self) -> bool {
+        self.home.is_whole()
     }
 
     /// Bytes of its databases.
@@ -208,9 +217,16 @@ impl Start<'_> {
             api_key: self.config.openai_api_key.as_ref(),
             logged_in: self.sources.auth.is_some(),
         });
-        inherited.warnings.iter().for_each(|warning| self.knowledge.say_once(warning));
         let home = base.create_home()?;
         self.furnish(&home, &inherited)?;
+        let mut costs: Vec<String> = base.temporary.iter().chain(&inherited.warnings).cloned().collect();
+        if lean && self.config.codex_home.path.join(".env").exists() {
+            costs.push(
+                "CODEX_HOME has a .env, which is not carried over: put the variables that a provider needs \
+                 into the environment of this program"
+                    .to_owned(),
+            );
+        }
         let codex_home = if lean { home.dir() } else { &self.config.codex_home.path };
         let derived = lean && !self.knowledge.refusals.contains(&Refusal::Catalog);
         let catalog = if derived { self.catalog(&base, &home, &binary, &inherited) } else { None };
@@ -244,7 +260,7 @@ impl Start<'_> {
                 Err(Unconnected::Failed(words)) => return Err(self.presentable(&home, &words)),
             }
         };
-        let generation = self.settle(connection, &agent, inherited, home, lean);
+        let generation = self.settle(connection, &agent, inherited, home, costs);
         self.starting.clear();
         let generation = generation?;
         let version =
@@ -267,7 +283,7 @@ impl Start<'_> {
     }
 
     /// Puts into a home what codex needs there.
-    fn furnish(&mut self, home: &Home, inherited: &Inherited) -> Result<(), String> {
+    fn furnish(&self, home: &Home, inherited: &Inherited) -> Result<(), String> {
         let failed = |e: std::io::Error| format!("a home for codex cannot be furnished: {e}");
         let person = &self.config.codex_home.path;
         home.link(person, "auth.json").map_err(failed)?;
@@ -276,12 +292,6 @@ impl Start<'_> {
             write_private(&home.dir().join("installation_id"), &id).map_err(failed)?;
         }
         write_private(&home.dir().join("config.toml"), inherited.config.as_bytes()).map_err(failed)?;
-        if self.config.profile == Profile::Lean && person.join(".env").exists() {
-            self.knowledge.say_once(
-                "CODEX_HOME has a .env, which is not carried over: put the variables that a provider needs \
-                 into the environment of this program",
-            );
-        }
         Ok(())
     }
 
@@ -334,7 +344,9 @@ impl Start<'_> {
         (&binary.path, &self.sources.binary_stamp, account, keep, env!("CARGO_PKG_VERSION")).hash(&mut hasher);
         let kept = base.file(&format!("catalog-{:016x}.json", hasher.finish()));
         let own = home.dir().join("catalog.json");
-        if fs::copy(&kept, &own).is_ok() {
+        // A machine that lost its power may have kept it in part.
+        let read = fs::read(&kept).ok().filter(|json| serde_json::from_slice::<IgnoredAny>(json).is_ok());
+        if read.is_some_and(|json| write_private(&own, &json).is_ok()) {
             return Some(own);
         }
         let make = |bundled| {
@@ -343,8 +355,13 @@ impl Start<'_> {
         };
         let made = make(bundled).or_else(|words| if bundled { Err(words) } else { make(true) });
         let written = made.and_then(|catalog| {
+            write_private(&own, &catalog).map_err(|e| e.to_string())?;
             base.forget_files("catalog-");
-            write_private(&own, &catalog).and_then(|()| write_private(&kept, &catalog)).map_err(|e| e.to_string())
+            // Another proxy may do the same right now; without a kept one the next start takes a little longer.
+            if let Err(e) = write_private(&kept, &catalog) {
+                log::debug!("the catalog is not kept: {e}");
+            }
+            Ok(())
         });
         match written {
             Ok(()) => Some(own),
@@ -408,8 +425,9 @@ impl Start<'_> {
         agent: &str,
         inherited: Inherited,
         home: Home,
-        lean: bool,
+        costs: Vec<String>,
     ) -> Result<Generation, String> {
+        let lean = self.config.profile == Profile::Lean;
         let capabilities = Capabilities::of(agent);
         let pinned = self.config.protocol == ProtocolChoice::V1;
         let capabilities = match capabilities {
@@ -437,6 +455,7 @@ impl Start<'_> {
             cwd: home.scratch().to_string_lossy().into_owned(),
             lean,
             joined: self.config.prompt_mode == PromptMode::Joined,
+            costs,
             connection,
             home,
         })

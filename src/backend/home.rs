@@ -21,8 +21,8 @@ const LOCK_WAIT: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Base {
     dir: PathBuf,
-    /// Whether `CODEX_HOME` could not be written, so that a token that codex renews may not be kept.
-    pub temporary: bool,
+    /// What it costs that `CODEX_HOME` cannot be written.
+    pub temporary: Option<String>,
 }
 
 /// A home of one generation. Dropping it removes it.
@@ -63,7 +63,7 @@ impl Base {
             // Codex and its links need an absolute path.
             Ok(()) => {
                 let dir = dir.canonicalize().map_err(|e| format!("CODEX_HOME: {e}"))?;
-                return Ok(Self { dir, temporary: false });
+                return Ok(Self { dir, temporary: None });
             }
             Err(e) => e,
         };
@@ -75,11 +75,11 @@ impl Base {
         });
         match usable {
             Ok(()) => {
-                log::warn!(
+                let words = format!(
                     "CODEX_HOME cannot be written ({refused}): codex works in a temporary directory, \
                      and a login token that it renews may not be saved"
                 );
-                Ok(Self { dir, temporary: true })
+                Ok(Self { dir, temporary: Some(words) })
             }
             Err(e) => Err(format!(
                 "neither CODEX_HOME ({refused}) nor the temporary directory ({e}) can be written; make one of them writable"
@@ -111,9 +111,16 @@ impl Base {
         private_dir(&self.dir).map_err(failed)?;
         let _guard = lock_within(&self.file("lock"), LOCK_WAIT).map_err(failed)?;
         self.sweep();
-        let dir = self.dir.join(format!("home-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
-        let made = DirBuilder::new().mode(0o700).create(&dir).and_then(|()| {
-            let lock = open_lock(&dir.join("lock"))?;
+        // A proxy in another container may have the same process id.
+        let dir = loop {
+            let dir = self.dir.join(format!("home-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+            match DirBuilder::new().mode(0o700).create(&dir) {
+                Ok(()) => break dir,
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(failed(e)),
+            }
+        };
+        let made = open_lock(&dir.join("lock")).and_then(|lock| {
             lock.try_lock().map_err(io::Error::from)?;
             for name in ["scratch", "sqlite"] {
                 DirBuilder::new().mode(0o700).create(dir.join(name))?;
@@ -183,6 +190,12 @@ impl Home {
         self.dir.join("sqlite")
     }
 
+    /// Whether everything that codex reads again for each thread is still there: directories for temporary files get
+    /// tidied.
+    pub fn is_whole(&self) -> bool {
+        self.dir.join("config.toml").exists() && self.scratch().exists()
+    }
+
     /// Bytes that codex has on disk here (its log grows by about 30 KB a completion from 0.142 on).
     pub fn disk(&self) -> u64 {
         let files = fs::read_dir(self.sqlite()).into_iter().flatten().flatten();
@@ -221,7 +234,7 @@ mod tests {
     fn homes_are_private_removed_when_dropped_and_swept_when_nobody_locks_them() {
         let codex_home = temp("sweep");
         let base = Base::open(&codex_home).unwrap();
-        assert!(!base.temporary);
+        assert!(base.temporary.is_none());
         let kept = base.create_home().unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!((mode(&codex_home), mode(kept.dir()), mode(&kept.sqlite())), (0o700, 0o700, 0o700));
@@ -234,6 +247,28 @@ mod tests {
         drop(second);
         assert!(!dir.exists());
         drop(kept);
+        fs::remove_dir_all(&codex_home).unwrap();
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_left_to_whom_it_belongs() {
+        let codex_home = temp("taken");
+        let base = Base::open(&codex_home).unwrap();
+        let first = base.create_home().unwrap();
+        let number: u32 = first.dir().to_str().unwrap().rsplit('-').next().unwrap().parse().unwrap();
+        // Other tests of this process count too.
+        let others: Vec<_> = (1..100)
+            .map(|next| {
+                let dir = codex_home.join(OWN_DIR).join(format!("home-{}-{}", std::process::id(), number + next));
+                fs::create_dir(&dir).unwrap();
+                let lock = open_lock(&dir.join("lock")).unwrap();
+                lock.try_lock().unwrap();
+                (dir, lock)
+            })
+            .collect();
+        let second = base.create_home().unwrap();
+        assert!(others.iter().all(|(dir, _)| dir.join("lock").exists() && dir != second.dir()));
+        drop((first, second));
         fs::remove_dir_all(&codex_home).unwrap();
     }
 

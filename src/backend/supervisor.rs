@@ -589,6 +589,8 @@ impl Task {
         let Some(current) = self.current() else { return };
         if sources != current.sources && self.refused.is_none() {
             self.want = Some("credentials, configuration or binary changed");
+        } else if !current.is_whole() {
+            self.want = Some("its home was removed");
         }
     }
 
