@@ -196,9 +196,10 @@ class Model:
 
 
 class Proxy:
-    """The program under test with a CODEX_HOME of its own. `files` are written into that before the start."""
+    """The program under test with a CODEX_HOME of its own. `files` are written into that before the start; `prefix` is a
+    command that becomes the program."""
 
-    def __init__(self, model, env=None, files=None, home=None, wait=True, version=VERSION):
+    def __init__(self, model, env=None, files=None, home=None, wait=True, version=VERSION, prefix=()):
         self.own_home = home is None
         self.home = pathlib.Path(home or tempfile.mkdtemp(prefix="e2e-home-"))
         files = {"config.toml": model.config()} if files is None and self.own_home else files or {}
@@ -213,7 +214,7 @@ class Proxy:
             "CODEX_BIN": codex_binary(version), "MOCK_KEY": MOCK_KEY, "PROXY_SSE_MAX_CONCURRENCY": "0",
             "RUST_LOG": os.environ.get("E2E_LOG", "info"), **(env or {}),
         }
-        self.process = Process([TARGET / "codex-completions"], self.env)
+        self.process = Process([*prefix, TARGET / "codex-completions"], self.env)
         self.url = self.process.line().split()[-1]
         self.port = int(self.url.split(":")[2].split("/")[0])
         if wait:
