@@ -1,25 +1,38 @@
-//! Names of tools on their way to codex and back. Codex takes `^[a-zA-Z0-9_-]+$`, refuses `mcp__…`, and a tool that is
-//! called like one of its own vanishes without a word (`exec_command` on 0.169.0), so such names travel under an alias.
+//! Names of tools on their way to codex and back. Codex takes `^[a-zA-Z0-9_-]+$`, refuses `mcp` and `mcp__…`, and a tool
+//! that is called like one of its own vanishes without a word or is served by codex, so such names travel under an alias.
+//! Every other name reaches the model as the client wrote it.
 
 use crate::turn::{Item, TurnRequest};
+
+/// Names that vanish (0.169.0) even where codex offers no tool of its own.
+const SHELLS: [&str; 2] = ["exec_command", "shell_command"];
 
 /// Names that codex uses for tools of its own, in any version.
 const RESERVED: &[&str] = &[
     "apply_patch",
+    "close_agent",
+    "create_goal",
     "exec",
-    "exec_command",
+    "followup_task",
+    "get_goal",
+    "image_generation",
+    "interrupt_agent",
+    "list_agents",
     "list_mcp_resource_templates",
     "list_mcp_resources",
     "local_shell",
+    "multi_agent_v1",
     "multi_tool_use",
     "read_mcp_resource",
     "request_user_input",
+    "resume_agent",
     "send_input",
+    "send_message",
     "shell",
-    "shell_command",
     "spawn_agent",
     "tool_search",
     "unified_exec",
+    "update_goal",
     "update_plan",
     "view_image",
     "wait",
@@ -40,6 +53,23 @@ pub enum CodexTools {
     All,
 }
 
+impl CodexTools {
+    /// Whether a call by this name is one of codex's own.
+    fn has(self, name: &str) -> bool {
+        match self {
+            Self::None => false,
+            Self::UpdatePlan => name == "update_plan",
+            Self::All => RESERVED.contains(&name) || SHELLS.contains(&name) || name.starts_with("mcp__"),
+        }
+    }
+
+    /// Whether codex takes a tool of this name and passes it on.
+    fn leaves(self, name: &str) -> bool {
+        let is_sound = !name.is_empty() && name.chars().all(allowed);
+        is_sound && name != "mcp" && !name.starts_with("mcp__") && !SHELLS.contains(&name) && !self.has(name)
+    }
+}
+
 /// The aliases of one request.
 #[derive(Clone, Debug, Default)]
 pub struct ToolNames {
@@ -58,7 +88,7 @@ impl ToolNames {
         let names: Vec<&String> = request.tools.iter().map(|tool| &tool.name).chain(in_history).collect();
         let mut aliases: Vec<(String, String)> = Vec::new();
         for name in &names {
-            if travels(name) || aliases.iter().any(|(own, _)| own == *name) {
+            if codex.leaves(name) || aliases.iter().any(|(own, _)| own == *name) {
                 continue;
             }
             let safe: String = name.chars().map(|c| if allowed(c) { c } else { '_' }).take(56).collect();
@@ -78,11 +108,7 @@ impl ToolNames {
 
     /// Whether a call by this name is codex's own to serve. The client's tools never travel under such a name.
     pub fn is_codex_own(&self, name: &str) -> bool {
-        match self.codex {
-            CodexTools::None => false,
-            CodexTools::UpdatePlan => name == "update_plan",
-            CodexTools::All => RESERVED.contains(&name) || name.starts_with("mcp__"),
-        }
+        self.codex.has(name)
     }
 
     /// Whether codex works as it comes, with all that it does of its own accord.
@@ -100,10 +126,6 @@ fn allowed(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_' || c == '-'
 }
 
-fn travels(name: &str) -> bool {
-    !name.is_empty() && name.chars().all(allowed) && !name.starts_with("mcp__") && !RESERVED.contains(&name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,7 +134,8 @@ mod tests {
     #[test]
     fn reserved_names_travel_under_an_alias_that_collides_with_nothing() {
         let tool = |name: &str| Tool { name: name.into(), description: String::new(), parameters: "{}".into() };
-        let names = ["get_weather", "exec_command", "client_exec_command", "mcp__x", "a.b", "a b"];
+        let names =
+            ["get_weather", "exec_command", "client_exec_command", "mcp", "mcp__x", "a.b", "a b", "update_plan"];
         let request = TurnRequest { tools: names.iter().map(|name| tool(name)).collect(), ..TurnRequest::default() };
         let map = ToolNames::of(&request, CodexTools::UpdatePlan);
         assert_eq!(map.outward("get_weather"), "get_weather");
@@ -120,10 +143,12 @@ mod tests {
         let outward: std::collections::BTreeSet<&str> = names.iter().map(|name| map.outward(name)).collect();
         assert_eq!(outward.len(), names.len());
         for name in names {
-            assert!(travels(map.outward(name)));
+            assert!(CodexTools::UpdatePlan.leaves(map.outward(name)));
             assert_eq!(map.inward(map.outward(name)), name);
         }
         assert_eq!(map.inward("never_offered"), "never_offered");
         assert!(map.is_codex_own("update_plan") && !map.is_codex_own("exec_command"));
+        let free = ToolNames::of(&request, CodexTools::None);
+        assert_eq!((free.outward("update_plan"), free.outward("web_search")), ("update_plan", "web_search"));
     }
 }
