@@ -12,6 +12,7 @@ pub mod errors;
 pub mod profile;
 pub mod server_requests;
 pub mod tool_names;
+mod tool_schema;
 pub mod v2;
 
 /// How a turn's lines become events.

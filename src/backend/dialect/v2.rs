@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::errors::{CodexError, Meaning, Refusal};
 use super::tool_names::ToolNames;
-use super::{Session, StartError, Started};
+use super::{Session, StartError, Started, tool_schema};
 use crate::backend::connection::Connection;
 use crate::deadline::Deadline;
 use crate::turn::{
@@ -68,8 +68,8 @@ pub fn start_thread(
         thread: Id,
     }
     let tools = request.tools.iter().map(|tool| {
-        let schema: Value = serde_json::from_str(&tool.parameters).unwrap_or_else(|_| json!({"type": "object"}));
-        json!({"name": names.outward(&tool.name), "description": tool.description, "inputSchema": schema})
+        let (description, schema) = tool_schema::fit(tool);
+        json!({"name": names.outward(&tool.name), "description": description, "inputSchema": schema})
     });
     let params = ThreadStart {
         model: request.model.as_deref().or(session.model),
