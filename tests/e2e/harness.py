@@ -293,6 +293,44 @@ def ask(text, **more):
     return {"model": LISTED, "messages": [{"role": "user", "content": text}], **more}
 
 
+# What codex is told of the lean profile before the client's words, and the tool that nothing takes from 0.142.5.
+BASE = "You are a helpful assistant."
+OWN_TOOLS = ["update_plan"] if VERSION == "0.142.5" else []
+
+
+def conversation(body):
+    """The items that the model got, in short, behind the base instructions: (ROLE, PART …) with an image as a pair of URL
+    and detail, ("call", ID, NAME, ARGUMENTS), ("output", ID, TEXT), ("reasoning", SEALED, SUMMARY …)."""
+    def part(part):
+        return part["text"] if "text" in part else (part["image_url"], part.get("detail"))
+
+    def short(item):
+        match item["type"]:
+            case "message":
+                return (item["role"], *map(part, item["content"]))
+            case "function_call":
+                return ("call", item["call_id"], item["name"], item["arguments"])
+            case "function_call_output":
+                return ("output", item["call_id"], item["output"])
+            case "reasoning":
+                return ("reasoning", item["encrypted_content"], *(part["text"] for part in item["summary"]))
+        raise AssertionError(item)
+
+    items = [short(item) for item in body["input"]]
+    base = [("developer", body["instructions"])] if body.get("instructions") else items[:1]
+    if base != [("developer", BASE)]:
+        raise AssertionError(base)
+    return items if body.get("instructions") else items[1:]
+
+
+def offered(body):
+    """The tools that the model got of the client."""
+    tools = body.get("tools") or []
+    if [tool["name"] for tool in tools[:len(OWN_TOOLS)]] != OWN_TOOLS:
+        raise AssertionError(tools)
+    return tools[len(OWN_TOOLS):]
+
+
 def send_raw(port, body):
     """A request whose connection is handed out."""
     data = json.dumps(body).encode()
