@@ -278,6 +278,8 @@ fn every_400_names_its_place() {
     let p = "response_format.json_schema.schema.properties.p";
     let asks = json!({"role": "assistant", "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]});
     let https = json!({"type": "image_url", "image_url": {"url": "https://example.com/a.png"}});
+    let picture =
+        |data: &str| part(json!({"type": "image_url", "image_url": {"url": format!("data:image/png;base64,{data}")}}));
     // body, param, code is unsupported_parameter, words of the message
     let rows: Vec<(Value, &str, bool, &str)> = vec![
         (json!({}), "messages", false, "`messages` is missing."),
@@ -325,6 +327,11 @@ fn every_400_names_its_place() {
             false,
             "data URL",
         ),
+        (picture("PHN2Zz48L3N2Zz4="), "messages[1].content[1].image_url.url", false, "PNG, JPEG, GIF or WebP"),
+        (picture("iVBORw0KGg\n="), "messages[1].content[1].image_url.url", false, "PNG"),
+        (picture("iVBORw0KGgo\n"), "messages[1].content[1].image_url.url", false, "base64"),
+        (picture("iVBORw0KGgo"), "messages[1].content[1].image_url.url", false, "base64"),
+        (picture("iVBORw0KGgo====="), "messages[1].content[1].image_url.url", false, "base64"),
         (
             part(json!({"type": "image_url", "image_url": "data:"})),
             "messages[1].content[1].image_url",
@@ -338,14 +345,16 @@ fn every_400_names_its_place() {
             "is missing",
         ),
         (
-            part(json!({"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": "huge"}})),
+            part(
+                json!({"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo=", "detail": "huge"}}),
+            ),
             "messages[1].content[1].image_url.detail",
             false,
-            "must be one of auto, low, high, got `huge`",
+            "must be one of auto, low, high, original, got `huge`",
         ),
         (
             m(
-                json!({"role": "system", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]}),
+                json!({"role": "system", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}]}),
             ),
             "messages[1].content[0].type",
             false,
@@ -681,7 +690,7 @@ fn bodies_that_are_no_json_are_refused_as_a_whole() {
 
 #[test]
 fn messages_become_items_in_their_order() {
-    let image = |detail: Value| json!({"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": detail}});
+    let image = |detail: Value| json!({"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo=", "detail": detail}});
     let request = parse(&json!({"messages": [
         {"role": "system", "content": "Be brief", "name": "boss"},
         {"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "input_text", "text": "b", "cache_control": {"type": "ephemeral"}}]},
@@ -698,7 +707,7 @@ fn messages_become_items_in_their_order() {
         {"role": "user", "content": null},
     ]}));
     let picture = |detail: Option<&str>| Part::Image {
-        url: "data:image/png;base64,AA==".into(),
+        url: "data:image/png;base64,iVBORw0KGgo=".into(),
         detail: detail.map(str::to_owned),
     };
     let text = |text: &str| Part::Text(text.into());

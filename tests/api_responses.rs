@@ -285,7 +285,7 @@ fn input_becomes_items_in_its_order() {
             {"type": "function_call_output", "call_id": "c8", "output": "x"},
             {"role": "system", "content": "S"},
             {"role": "assistant", "content": []},
-            {"role": "user", "content": [{"type": "input_text", "text": "See"}, {"type": "input_image", "image_url": "data:image/png;base64,AA==", "detail": "low"}]},
+            {"role": "user", "content": [{"type": "input_text", "text": "See"}, {"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgo=", "detail": "low"}]},
         ],
     }));
     let text = |text: &str| Part::Text(text.into());
@@ -293,7 +293,7 @@ fn input_becomes_items_in_its_order() {
         Item::ToolCall(ToolCall { id: id.into(), name: name.into(), arguments: arguments.into() })
     };
     let output = |id: &str, output: &str| Item::ToolOutput { id: id.into(), output: output.into() };
-    let picture = Part::Image { url: "data:image/png;base64,AA==".into(), detail: Some("auto".into()) };
+    let picture = Part::Image { url: "data:image/png;base64,iVBORw0KGgo=".into(), detail: Some("auto".into()) };
     assert_eq!(
         request.turn.history,
         [

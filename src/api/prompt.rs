@@ -238,13 +238,28 @@ fn read_part(node: &Node<'_>, role: Role) -> Result<Part, ApiError> {
     }
 }
 
-/// An image that the request itself carries.
+/// How pictures begin in base64: PNG, JPEG, GIF, WebP.
+const PICTURES: [&str; 4] = ["iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR"];
+
+/// An image that the request itself carries. Codex would put a sentence in the place of one that it cannot read.
 fn read_image(url: &Node<'_>, detail: Option<&Node<'_>>) -> Result<Part, ApiError> {
-    let detail = detail.map(|detail| detail.one_of(&["auto", "low", "high"])).transpose()?;
-    // Codex replaces a picture of low detail by a sentence about it.
-    let detail = detail.map(|detail| if detail == "low" { "auto" } else { detail }.to_owned());
+    let detail = detail.map(|detail| detail.one_of(&["auto", "low", "high", "original"])).transpose()?;
+    let detail = detail.map(|detail| match detail {
+        // Of low detail codex would make such a sentence, too.
+        "low" => "auto".to_owned(),
+        "original" => "high".to_owned(),
+        other => other.to_owned(),
+    });
     let text = url.string()?;
-    if text.starts_with("data:image/") && text.contains(";base64,") {
+    if let Some((_, data)) = text.split_once(";base64,").filter(|(head, _)| head.starts_with("data:image/")) {
+        let digits = data.trim_end_matches('=');
+        let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/';
+        if !PICTURES.iter().any(|begin| data.starts_with(begin)) {
+            return Err(url.invalid("must hold a PNG, JPEG, GIF or WebP image"));
+        }
+        if data.len() % 4 != 0 || data.len() - digits.len() > 2 || !digits.bytes().all(is_base64) {
+            return Err(url.invalid("must be valid base64, with its padding and without line breaks"));
+        }
         return Ok(Part::Image { url: text, detail });
     }
     Err(match text.split_once(':') {
