@@ -234,18 +234,18 @@ class Proxy:
             connection.close()
 
     @contextlib.contextmanager
-    def request(self, body, path="/v1/chat/completions"):
+    def request(self, body, path="/v1/chat/completions", headers=None):
         """The answer to a raw request, to be read at leisure."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
-            connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+            connection.request("POST", path, json.dumps(body), {"content-type": "application/json", **(headers or {})})
             yield connection.getresponse()
         finally:
             connection.close()
 
-    def post(self, body, path="/v1/chat/completions"):
+    def post(self, body, path="/v1/chat/completions", headers=None):
         """A raw request; the whole answer as (status, headers, text)."""
-        with self.request(body, path) as answer:
+        with self.request(body, path, headers) as answer:
             return answer.status, answer.headers, answer.read().decode()
 
     def ready(self):
