@@ -8,20 +8,31 @@
 //! | `deaf-after=N` | reads nothing more after N lines |
 //! | `stderr=BYTES` | so many bytes on stderr at start |
 //! | `ignore-eof`, `ignore-term` | does not end when it should |
+//! | `heir` | starts a program that keeps stdout open until `$FAKE_CODEX_DIR` goes |
 //! | `garbage` | lines that are no messages before every reply |
 //! | `mute=METHOD[:N]` | no reply (to the first N calls only) |
 //! | `late=METHOD:MS` | the reply comes late |
 //! | `twice=METHOD` | the reply comes twice |
 //! | `error=METHOD:CODE[:N]` | the reply is an error |
 //! | `overloaded=METHOD:N` | the first N calls are answered -32001 |
+//! | `die=METHOD` | the process ends instead of a reply |
 //! | `missing=METHOD` | the method does not exist in this version |
 
 use std::collections::HashMap;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 /// What a test keeps for its fake: `faults` to read; `starts` and, where it exists, `seen` to write.
 pub(crate) fn directory() -> Option<PathBuf> {
     std::env::var_os("FAKE_CODEX_DIR").map(PathBuf::from)
+}
+
+/// A program in a group of its own that holds our stdout.
+pub(crate) fn leave_an_heir() -> std::io::Result<()> {
+    let mut command = Command::new("sh");
+    command.args(["-c", "while [ -e \"$FAKE_CODEX_DIR/faults\" ]; do sleep 0.1; done"]);
+    command.stdin(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn().map(drop)
 }
 
 #[derive(Default)]
@@ -37,6 +48,7 @@ pub(crate) enum Fate {
     Mute,
     Late(u64),
     Twice,
+    Die,
     Error(i64, String),
 }
 
@@ -76,6 +88,7 @@ impl Faults {
                 "mute" if within(0) => return Fate::Mute,
                 "late" => return Fate::Late(numbers.first().copied().unwrap_or(0).unsigned_abs()),
                 "twice" => return Fate::Twice,
+                "die" => return Fate::Die,
                 "error" if within(1) => {
                     return Fate::Error(
                         numbers.first().copied().unwrap_or(-32603),

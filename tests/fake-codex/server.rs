@@ -99,6 +99,7 @@ impl Server {
                 self.answer(id, method, params);
                 self.out.result(id, "{}");
             }
+            Fate::Die => std::process::exit(5),
             Fate::Error(code, message) => self.out.error(id, code, &message),
             Fate::Late(milliseconds) => {
                 let (server, id, method, params) = (Arc::clone(self), id.clone(), method.to_owned(), params.clone());
@@ -218,11 +219,14 @@ fn book(name: &str, default: &str) -> String {
 pub(crate) fn run() -> std::io::Result<()> {
     let faults = Faults::read();
     if faults.has("exit-at-start") {
-        eprintln!("error: scripted failure at start");
+        eprintln!("Error: scripted failure at start");
         std::process::exit(1);
     }
     if faults.has("ignore-term") {
         let _ = ctrlc::set_handler(|| {});
+    }
+    if faults.has("heir") {
+        faults::leave_an_heir()?;
     }
     crate::flood_stderr(faults.number("stderr").unwrap_or(0));
     let (exit_after, deaf_after) = (faults.number("exit-after"), faults.number("deaf-after"));

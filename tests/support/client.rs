@@ -162,21 +162,28 @@ impl Connection {
     #[track_caller]
     fn chunks(&mut self, end: Instant) -> Vec<u8> {
         let mut body = Vec::new();
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let line = String::from_utf8(self.read_until(b"\r\n", left)).unwrap();
-            let Ok(size) = usize::from_str_radix(line.trim_end(), 16) else {
-                // The connection ended in the middle: the test sees a body without its end.
-                return body;
-            };
-            while self.buffer.len() < size + 2 && self.fill(end) {}
-            let rest = self.buffer.split_off((size + 2).min(self.buffer.len()));
-            body.extend_from_slice(&self.buffer[..size.min(self.buffer.len())]);
-            self.buffer = rest;
-            if size == 0 {
-                return body;
+        // Where the connection ends in the middle, the test sees a body without its end.
+        while let Some(mut chunk) = self.chunk(end).filter(|chunk| !chunk.is_empty()) {
+            body.append(&mut chunk);
+        }
+        body
+    }
+
+    /// The next chunk; empty at the end of the body, `None` where the connection ended before.
+    #[track_caller]
+    fn chunk(&mut self, end: Instant) -> Option<Vec<u8>> {
+        let left = end.saturating_duration_since(Instant::now());
+        let line = String::from_utf8(self.read_until(b"\r\n", left)).unwrap();
+        let size = usize::from_str_radix(line.trim_end(), 16).ok()?;
+        while self.buffer.len() < size + 2 {
+            if !self.fill(end) {
+                return None;
             }
         }
+        let rest = self.buffer.split_off(size + 2);
+        let mut chunk = std::mem::replace(&mut self.buffer, rest);
+        chunk.truncate(size);
+        Some(chunk)
     }
 
     /// Whether the server has closed: nothing but the end is left to read.
@@ -188,6 +195,59 @@ impl Connection {
     /// Tells the server that nothing more comes.
     pub fn finish_sending(&self) {
         let _ = self.stream.shutdown(Shutdown::Write);
+    }
+}
+
+/// A streamed answer that is read as it comes.
+pub struct Stream {
+    pub connection: Connection,
+    /// The head, and what came of the body so far.
+    pub answer: Response,
+    /// Whether the body came to its end, and not only the connection.
+    pub complete: bool,
+}
+
+impl Stream {
+    /// Asks for a stream and waits for its head.
+    #[track_caller]
+    pub fn open(address: SocketAddr, path: &str, body: &Value) -> Self {
+        let mut connection = Connection::open(address);
+        connection.post(path, body);
+        let answer = connection.head(PATIENCE);
+        assert!(
+            answer.header("transfer-encoding").is_some(),
+            "{answer:?} {:?}",
+            String::from_utf8_lossy(&connection.buffer)
+        );
+        Self { connection, answer, complete: false }
+    }
+
+    /// Reads until `mark` has come.
+    #[track_caller]
+    pub fn until(&mut self, mark: &str) -> &mut Self {
+        let end = Instant::now() + PATIENCE;
+        while !self.answer.text().contains(mark) {
+            assert!(self.more(end), "the stream ended without {mark:?}: {:?}", self.answer.text());
+        }
+        self
+    }
+
+    /// Reads to the end.
+    #[track_caller]
+    pub fn rest(&mut self) -> &Response {
+        let end = Instant::now() + PATIENCE;
+        while self.more(end) {}
+        &self.answer
+    }
+
+    #[track_caller]
+    fn more(&mut self, end: Instant) -> bool {
+        let chunk = self.connection.chunk(end);
+        self.complete = chunk.as_ref().is_some_and(Vec::is_empty);
+        chunk.is_some_and(|chunk| {
+            self.answer.body.extend_from_slice(&chunk);
+            !chunk.is_empty()
+        })
     }
 }
 

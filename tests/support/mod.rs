@@ -14,7 +14,7 @@ pub mod process;
 pub mod proxy;
 pub mod wait;
 
-pub use client::{Connection, Response};
+pub use client::{Connection, Response, Stream};
 pub use model::Model;
 pub use process::Process;
 pub use proxy::{Builder, Proxy};

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::process::{Seen, descendants, wait_until_gone};
-use super::{Model, PATIENCE, Process, Response, TempDir, client, eventually, model, until};
+use super::{Connection, Model, PATIENCE, Process, Response, Stream, TempDir, client, eventually, model, until};
 
 /// How the program is to be started.
 pub struct Builder {
@@ -128,6 +128,40 @@ impl Proxy {
     #[track_caller]
     pub fn stream(&self, prompt: &str) -> Response {
         self.post("/v1/chat/completions", &ask(prompt, true))
+    }
+
+    /// A streamed one whose head has come.
+    #[track_caller]
+    pub fn open(&self, prompt: &str) -> Stream {
+        Stream::open(self.address, "/v1/chat/completions", &ask(prompt, true))
+    }
+
+    /// A completion that was asked for and nothing more.
+    #[track_caller]
+    pub fn begin(&self, prompt: &str, stream: bool) -> Connection {
+        let mut connection = Connection::open(self.address);
+        connection.post("/v1/chat/completions", &ask(prompt, stream));
+        connection
+    }
+
+    /// A number of `/metrics`.
+    #[track_caller]
+    pub fn gauge(&self, name: &str) -> u64 {
+        let (page, start) = (self.get("/metrics").text(), format!("codex_completions_{name} "));
+        let value = page.lines().find_map(|line| line.strip_prefix(start.as_str()));
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {page}"))
+    }
+
+    /// Waits until so many turns run.
+    #[track_caller]
+    pub fn wait_until_running(&self, turns: u64, limit: Duration) {
+        until(&format!("{turns} turns run"), limit, || self.gauge("turns_running") == turns);
+    }
+
+    /// Why it is not ready, in its own words.
+    #[track_caller]
+    pub fn reason(&self) -> String {
+        self.ready().json()["reason"].as_str().unwrap_or_default().to_owned()
     }
 
     /// The running app-servers, oldest first. A child that codex is just forking looks like one and does not count.
