@@ -1,6 +1,6 @@
 //! The queue between the stdout reader and one request. The reader never waits: the channel is unbounded, and counters
 //! bound it. Past the bound that one client is cut off. The turns of one request share a mailbox and are told apart by
-//! their index.
+//! a key.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,7 +34,7 @@ struct Counters {
 /// The reader's end.
 #[derive(Clone, Debug)]
 pub struct Inlet {
-    index: u32,
+    key: u32,
     sender: Sender<(u32, Delivery)>,
     counters: Arc<Counters>,
 }
@@ -55,16 +55,16 @@ impl Inlet {
         let messages = self.counters.messages.fetch_add(1, Ordering::Relaxed) + 1;
         // A single line larger than the bound is no backlog.
         if messages > 1 && (bytes > MAX_BYTES || messages > MAX_MESSAGES) {
-            let _ = self.sender.send((self.index, Delivery::Overflow));
+            let _ = self.sender.send((self.key, Delivery::Overflow));
             return false;
         }
-        let _ = self.sender.send((self.index, Delivery::Line(line.to_vec())));
+        let _ = self.sender.send((self.key, Delivery::Line(line.to_vec())));
         true
     }
 
     /// Tells the turn that the app-server is gone.
     pub fn close(&self, cause: &Cause) {
-        let _ = self.sender.send((self.index, Delivery::Closed(cause.clone())));
+        let _ = self.sender.send((self.key, Delivery::Closed(cause.clone())));
     }
 }
 
@@ -76,9 +76,9 @@ impl Default for Mailbox {
 }
 
 impl Mailbox {
-    /// The way in for the turn of this index.
-    pub fn inlet(&self, index: u32) -> Inlet {
-        Inlet { index, sender: self.sender.clone(), counters: Arc::clone(&self.counters) }
+    /// The way in for the turn of this key.
+    pub fn inlet(&self, key: u32) -> Inlet {
+        Inlet { key, sender: self.sender.clone(), counters: Arc::clone(&self.counters) }
     }
 
     /// Ready when something has been delivered; what is received from it goes through [`Mailbox::settle`].
@@ -96,9 +96,9 @@ impl Mailbox {
 
     /// The next delivery, if one is there.
     pub fn take(&self) -> Option<(u32, Delivery)> {
-        let (index, delivery) = self.receiver.try_recv().ok()?;
+        let (key, delivery) = self.receiver.try_recv().ok()?;
         self.settle(&delivery);
-        Some((index, delivery))
+        Some((key, delivery))
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Turns {
     mailbox: Mailbox,
     cancel: Cancel,
     active: Vec<ActiveTurn>,
+    /// How many turns were begun, those of a generation that was lost meanwhile too.
+    begun: u32,
     /// What came while one of them was being stopped.
     pending: Vec<(u32, TurnEvent)>,
 }
@@ -57,6 +59,8 @@ pub struct Turns {
 #[derive(Debug)]
 struct ActiveTurn {
     index: u32,
+    /// Its name in the mailbox, which no earlier attempt had: that one's end may still be on its way.
+    key: u32,
     thread: String,
     decoder: Decoder,
     interrupted: bool,
@@ -78,7 +82,7 @@ pub enum Unstarted {
 impl Turns {
     /// None yet. `cancel` ends them all.
     pub fn new(cancel: Cancel) -> Self {
-        Self { mailbox: Mailbox::default(), cancel, active: Vec::new(), pending: Vec::new() }
+        Self { mailbox: Mailbox::default(), cancel, active: Vec::new(), begun: 0, pending: Vec::new() }
     }
 
     /// What ends them all.
@@ -110,7 +114,9 @@ impl Turns {
             dialect.release(connection, &thread);
             failed(error)
         };
-        let subscribed = connection.router.subscribe(&thread, self.mailbox.inlet(index));
+        self.begun += 1;
+        let key = self.begun;
+        let subscribed = connection.router.subscribe(&thread, self.mailbox.inlet(key));
         subscribed.map_err(|cause| failed(StartError::Early(CallError::Closed(cause))))?;
         if let Some(cause) = self.cancel.cause() {
             return Err(release(StartError::Turn(cause.error())));
@@ -118,7 +124,17 @@ impl Turns {
         let decoder = dialect.start_turn(connection, &generation.capabilities, &session, &thread, request, &first);
         let decoder = decoder.map_err(release)?;
         let id = thread.clone();
-        self.active.push(ActiveTurn { index, thread, decoder, interrupted: false, whole, idle, settle: None, lease });
+        self.active.push(ActiveTurn {
+            index,
+            key,
+            thread,
+            decoder,
+            interrupted: false,
+            whole,
+            idle,
+            settle: None,
+            lease,
+        });
         Ok(id)
     }
 
@@ -136,11 +152,11 @@ impl Turns {
             let Some(next) = limits.chain([until]).flatten().min() else { return };
             select! {
                 recv(self.mailbox.receiver()) -> delivery => {
-                    if let Ok((index, delivery)) = delivery {
+                    if let Ok((key, delivery)) = delivery {
                         self.mailbox.settle(&delivery);
-                        self.take_in(index, delivery, out);
-                        while let Some((index, delivery)) = self.mailbox.take() {
-                            self.take_in(index, delivery, out);
+                        self.take_in(key, delivery, out);
+                        while let Some((key, delivery)) = self.mailbox.take() {
+                            self.take_in(key, delivery, out);
                         }
                     }
                 }
@@ -155,8 +171,8 @@ impl Turns {
         }
     }
 
-    fn take_in(&mut self, index: u32, delivery: Delivery, out: &mut Vec<(u32, TurnEvent)>) {
-        if let Some(turn) = self.active.iter_mut().find(|turn| turn.index == index) {
+    fn take_in(&mut self, key: u32, delivery: Delivery, out: &mut Vec<(u32, TurnEvent)>) {
+        if let Some(turn) = self.active.iter_mut().find(|turn| turn.key == key) {
             turn.take_in(delivery, out);
         }
     }
@@ -177,7 +193,7 @@ impl Turns {
         let limit = Instant::now() + INTERRUPT;
         let mut out = std::mem::take(&mut self.pending);
         while self.active.iter().any(|turn| chosen(turn) && turn.decoder.running) {
-            let Ok((index, delivery)) = self.mailbox.receiver().recv_deadline(limit) else {
+            let Ok((key, delivery)) = self.mailbox.receiver().recv_deadline(limit) else {
                 for turn in self.active.iter().filter(|turn| chosen(turn) && turn.decoder.running) {
                     let number = turn.lease.generation.number;
                     let _ = turn.lease.events.send(Event::Suspect(number, "an interrupt had no effect"));
@@ -185,7 +201,7 @@ impl Turns {
                 break;
             };
             self.mailbox.settle(&delivery);
-            self.take_in(index, delivery, &mut out);
+            self.take_in(key, delivery, &mut out);
         }
         self.active.retain(|turn| !chosen(turn));
         out.retain(|(index, _)| self.active.iter().any(|turn| turn.index == *index));

@@ -1,0 +1,114 @@
+//! Codex dies, does not start, or is not there: what clients see of it.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+mod support;
+
+use support::{PATIENCE, Proxy, Response, Stream, model, until};
+
+/// The error at the end of a stream, which `[DONE]` follows.
+#[track_caller]
+fn last_error(answer: &Response) -> Value {
+    let events = answer.events();
+    let [.., error, done] = events.as_slice() else { panic!("{events:?}") };
+    assert_eq!(done, "[DONE]");
+    assert!(!answer.text().contains("\"finish_reason\":\"stop\""), "{}", answer.text());
+    serde_json::from_str::<Value>(error).unwrap()["error"].clone()
+}
+
+#[test]
+fn codex_killed_under_16_streams_ends_each_cleanly_and_comes_back() {
+    let proxy = Proxy::fake().env("PROXY_SSE_MAX_CONCURRENCY", "0").start();
+    let mut streams: Vec<Stream> = (0..16).map(|n| proxy.open(&format!("[[say number-{n} b c]] [[hang]]"))).collect();
+    for stream in &mut streams {
+        stream.until("c\"}");
+    }
+    let wholes: Vec<_> = (0..4).map(|_| proxy.begin("[[hang]]", false)).collect();
+    proxy.wait_until_running(20, PATIENCE);
+    let codex = proxy.app_server();
+    let killed = Instant::now();
+    codex.kill();
+    for (n, stream) in streams.iter_mut().enumerate() {
+        stream.rest();
+        assert!(stream.complete);
+        assert_eq!(stream.answer.streamed_text(), format!("number-{n} b c"));
+        assert_eq!(last_error(&stream.answer)["code"], "backend_unavailable");
+    }
+    println!("16 streams were over {} ms after the kill", killed.elapsed().as_millis());
+    assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
+    for mut whole in wholes {
+        let answer = whole.response(PATIENCE);
+        assert_eq!((answer.status, &answer.json()["error"]["code"]), (503, &json!("backend_unavailable")));
+        assert!(answer.header("retry-after").is_some());
+    }
+    // The connections are still good, and the next codex serves them.
+    let stream = &mut streams[0];
+    stream.connection.post("/v1/chat/completions", &support::proxy::ask("again", false));
+    assert_eq!(stream.connection.response(PATIENCE).json()["choices"][0]["message"]["content"], "again");
+    println!("served again {} ms after the kill", killed.elapsed().as_millis());
+    assert_ne!(proxy.app_server(), codex);
+}
+
+#[test]
+fn requests_that_come_while_codex_is_away_wait_and_are_served() {
+    let proxy = Proxy::fake().start();
+    proxy.home.write("faults", "late=initialize:600");
+    proxy.app_server().kill();
+    let begun = Instant::now();
+    until("it is seen", PATIENCE, || proxy.ready().status == 503);
+    let mut waiting: Vec<_> = ["one", "two", "three", "four"].map(|word| (word, proxy.begin(word, false))).into();
+    for (word, connection) in &mut waiting {
+        let answer = connection.response(PATIENCE);
+        assert_eq!(answer.json()["choices"][0]["message"]["content"], *word, "{}", answer.text());
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(600), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn codex_that_dies_at_every_start_is_started_until_it_lives() {
+    let proxy = Proxy::fake().env("PROXY_QUEUE_MS", "300").faults("exit-at-start").listening();
+    until("the reason is known", PATIENCE, || proxy.reason().contains("scripted failure at start"));
+    assert_eq!(proxy.ready().status, 503);
+    let begun = Instant::now();
+    for (path, body) in [("/v1/chat/completions", support::proxy::ask("x", true))] {
+        let answer = proxy.post(path, &body);
+        assert_eq!((answer.status, &answer.json()["error"]["code"]), (503, &json!("backend_unavailable")));
+        assert!(answer.text().contains("scripted failure at start") && answer.text().contains("PROXY_QUEUE_MS"));
+        assert!(answer.header("retry-after").is_some());
+    }
+    let answer = proxy.get("/v1/models");
+    assert_eq!((answer.status, &answer.json()["error"]["code"]), (503, &json!("backend_unavailable")));
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    for path in ["/healthz", "/livez"] {
+        assert_eq!(proxy.get(path).status, 200);
+    }
+    until("it has been tried often", PATIENCE, || proxy.book("starts").len() >= 4);
+    proxy.home.write("faults", "");
+    proxy.wait_until_ready(PATIENCE);
+    assert_eq!(proxy.chat("hi").status, 200);
+}
+
+#[test]
+fn a_codex_that_dies_in_the_middle_of_a_line_leaves_no_half_of_it() {
+    let proxy = Proxy::fake().start();
+    let answer = proxy.stream("[[say a b c]] [[gap 30]] [[die-in-line]]");
+    assert_eq!(answer.streamed_text(), "a b c");
+    assert_eq!(last_error(&answer)["code"], "backend_unavailable");
+    assert_eq!(proxy.chat("next").status, 200);
+    let plain = proxy.chat("[[die]] [[say x]]");
+    assert_eq!((plain.status, &plain.json()["error"]["code"]), (503, &json!("backend_unavailable")));
+}
+
+#[test]
+fn a_request_that_reached_no_model_moves_on_to_the_next_codex_and_one_that_may_have_does_not() {
+    for (method, status) in [("thread/start", 200), ("thread/inject_items", 200), ("turn/start", 503)] {
+        let proxy = Proxy::fake().faults(&format!("die={method}")).start();
+        proxy.home.write("faults", "");
+        let answer = proxy.chat("moved");
+        assert_eq!(answer.status, status, "{method}: {}", answer.text());
+        assert_eq!(proxy.chat("next").status, 200);
+    }
+}
