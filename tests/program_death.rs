@@ -21,13 +21,14 @@ fn last_error(answer: &Response) -> Value {
 
 #[test]
 fn codex_killed_under_16_streams_ends_each_cleanly_and_comes_back() {
-    let proxy = Proxy::fake().env("PROXY_SSE_MAX_CONCURRENCY", "0").start();
+    let proxy = Proxy::fake().env("PROXY_SSE_MAX_CONCURRENCY", "0").file("seen", "").start();
     let mut streams: Vec<Stream> = (0..16).map(|n| proxy.open(&format!("[[say number-{n} b c]] [[hang]]"))).collect();
     for stream in &mut streams {
         stream.until("c\"}");
     }
     let wholes: Vec<_> = (0..4).map(|_| proxy.begin("[[hang]]", false)).collect();
-    proxy.wait_until_running(20, PATIENCE);
+    // One whose turn has not begun would move on to the next codex.
+    until("all turns have begun", PATIENCE, || proxy.calls("turn/start") == 20);
     let codex = proxy.app_server();
     let killed = Instant::now();
     codex.kill();
@@ -73,12 +74,10 @@ fn codex_that_dies_at_every_start_is_started_until_it_lives() {
     until("the reason is known", PATIENCE, || proxy.reason().contains("scripted failure at start"));
     assert_eq!(proxy.ready().status, 503);
     let begun = Instant::now();
-    for (path, body) in [("/v1/chat/completions", support::proxy::ask("x", true))] {
-        let answer = proxy.post(path, &body);
-        assert_eq!((answer.status, &answer.json()["error"]["code"]), (503, &json!("backend_unavailable")));
-        assert!(answer.text().contains("scripted failure at start") && answer.text().contains("PROXY_QUEUE_MS"));
-        assert!(answer.header("retry-after").is_some());
-    }
+    let answer = proxy.post("/v1/chat/completions", &support::proxy::ask("x", true));
+    assert_eq!((answer.status, &answer.json()["error"]["code"]), (503, &json!("backend_unavailable")));
+    assert!(answer.text().contains("scripted failure at start") && answer.text().contains("PROXY_QUEUE_MS"));
+    assert!(answer.header("retry-after").is_some());
     let answer = proxy.get("/v1/models");
     assert_eq!((answer.status, &answer.json()["error"]["code"]), (503, &json!("backend_unavailable")));
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
@@ -89,6 +88,38 @@ fn codex_that_dies_at_every_start_is_started_until_it_lives() {
     proxy.home.write("faults", "");
     proxy.wait_until_ready(PATIENCE);
     assert_eq!(proxy.chat("hi").status, 200);
+}
+
+#[test]
+fn a_codex_that_is_missing_is_used_soon_after_it_appears() {
+    let bin = support::TempDir::new();
+    let path = bin.path().join("codex");
+    let proxy = Proxy::fake().env("CODEX_BIN", &path).env("PROXY_QUEUE_MS", "50").listening();
+    until("the reason is known", PATIENCE, || proxy.reason().contains("CODEX_BIN"));
+    assert!(!proxy.ready().text().contains(&*bin.path().to_string_lossy()), "{}", proxy.ready().text());
+    assert_eq!((proxy.ready().status, proxy.chat("x").status, proxy.get("/healthz").status), (503, 503, 200));
+    // By now there are seconds between the tries.
+    until("it was tried often", PATIENCE, || proxy.gauge("app_server_starts_total") >= 7);
+    std::os::unix::fs::symlink(model::example("fake-codex"), &path).unwrap();
+    proxy.wait_until_ready(Duration::from_secs(2));
+    assert_eq!(proxy.chat("x").status, 200);
+}
+
+#[test]
+fn a_dead_codex_whose_output_somebody_holds_open_is_given_up() {
+    let proxy = Proxy::fake().env("PROXY_IDLE_TIMEOUT_MS", "300").faults("heir").start();
+    let mut stream = proxy.open("[[say a]] [[hang]]");
+    stream.until("a\"}");
+    // The one that takes over has no heir.
+    proxy.home.write("faults", "none");
+    proxy.app_server().kill();
+    assert_eq!(last_error(stream.rest())["code"], "timeout");
+    // Its interrupt has no effect, and that is noticed after two seconds.
+    until("another serves", Duration::from_secs(5), || proxy.chat("hi").status == 200);
+    // The dead one is no reason against a planned change.
+    let starts = proxy.gauge("app_server_starts_total");
+    proxy.home.write("auth.json", "{}");
+    until("the next takes over", PATIENCE, || proxy.gauge("app_server_starts_total") > starts);
 }
 
 #[test]

@@ -485,7 +485,7 @@ enum Unconnected {
 /// Ends a process that was only asked something.
 fn end(connection: &Connection) {
     connection.close_stdin();
-    connection.group.terminate();
+    connection.group.end();
 }
 
 /// Why it ended, with what it said last.

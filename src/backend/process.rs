@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::binary::Binary;
@@ -21,7 +21,7 @@ const STDERR_LINE: u64 = 4096;
 /// How many of the last stderr lines are kept to explain an early end.
 const STDERR_TAIL: usize = 30;
 
-/// Longest wait for the rest of the stderr of a process that has ended.
+/// Longest wait for the end of a process's stderr, which comes with its own.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Variables that are the proxy's, or that would move codex's databases out of its home.
 const OWN_VARIABLES: [&str; 7] =
@@ -172,6 +172,14 @@ impl Group {
     /// Asks the group to end.
     pub fn terminate(&self) {
         let _ = kill_process_group(self.pid, Signal::TERM);
+    }
+
+    /// Asks the group to end, and ends it where it does not within [`LAST_WORDS`].
+    pub fn end(&self) {
+        self.terminate();
+        if self.stderr_open.recv_timeout(LAST_WORDS) == Err(RecvTimeoutError::Timeout) {
+            self.kill();
+        }
     }
 
     /// Ends the group. To be called only before its leader has been waited for.

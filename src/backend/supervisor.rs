@@ -36,6 +36,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const STEADY: Duration = Duration::from_secs(10);
 /// First and longest wait before a start after repeated failures.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// When to try again with files that another codex, still in service, could not be replaced from.
+const RECONSIDER: Duration = Duration::from_secs(30);
 /// Bytes of databases that count as growth.
 const DISK: u64 = 64 * 1024 * 1024;
 
@@ -48,6 +50,8 @@ pub enum Event {
     Started(Box<(Result<Generation, String>, Sources, Knowledge)>),
     /// A generation does not do what it is told.
     Suspect(u64, &'static str),
+    /// A generation may not do what it is told: see whether it answers.
+    Doubt(u64),
     /// A turn gave its place back.
     TurnEnded,
     /// A request came: look at the files.
@@ -307,6 +311,7 @@ struct Tracked {
     ready_at: Instant,
     baseline: Option<u64>,
     last_ping: Instant,
+    doubted: bool,
     pong: Option<(Receiver<Reply>, Instant)>,
     leaving: Option<Leaving>,
 }
@@ -314,7 +319,7 @@ struct Tracked {
 impl Tracked {
     fn new(generation: Arc<Generation>) -> Self {
         let now = Instant::now();
-        Self { generation, ready_at: now, baseline: None, last_ping: now, pong: None, leaving: None }
+        Self { generation, ready_at: now, baseline: None, last_ping: now, doubted: false, pong: None, leaving: None }
     }
 
     /// After a long silence, a turn that begins is followed by a ping at once.
@@ -336,7 +341,8 @@ struct Task {
     measure: bool,
     fresh: Option<u64>,
     want: Option<&'static str>,
-    refused: Option<Sources>,
+    /// Files that no codex could be started from, and when to try again with the very same.
+    refused: Option<(Sources, Instant)>,
     knowledge: Knowledge,
     refusals: Vec<Refusal>,
     stopping: bool,
@@ -398,11 +404,24 @@ impl Task {
                 self.started(result, sources);
             }
             Event::Suspect(number, why) => {
-                if let Some(tracked) = self.tracked.iter().find(|tracked| tracked.generation.number == number) {
+                let in_service = self.current().is_some_and(|current| current.number == number);
+                let suspect = |tracked: &&mut Tracked| tracked.generation.number == number;
+                if let Some(tracked) = self.tracked.iter_mut().find(suspect) {
                     log::error!("app-server {number} is ended: {why}");
-                    tracked.generation.connection.router.close(Cause::new(format!("the app-server was ended: {why}")));
+                    let cause = Cause::new(format!("the app-server was ended: {why}"));
+                    tracked.generation.connection.router.close(cause.clone());
                     tracked.generation.connection.group.kill();
+                    // The next one does not wait for its end, which somebody who holds its pipes may delay for ever.
+                    tracked.leaving = Some(Leaving::Killed);
+                    let steady = tracked.ready_at.elapsed() >= STEADY;
+                    if in_service && !self.stopping {
+                        self.died(steady, cause.to_string());
+                    }
                 }
+            }
+            Event::Doubt(number) => {
+                let doubtful = self.tracked.iter_mut().filter(|tracked| tracked.generation.number == number);
+                doubtful.for_each(|tracked| tracked.doubted = true);
             }
             Event::TurnEnded => self.measure = true,
             Event::Look => self.next_look = Instant::now(),
@@ -436,15 +455,19 @@ impl Task {
             log::error!("{cause} (number {number}, pid {}); {counts}", tracked.generation.connection.group.pid());
         }
         if tracked.leaving.is_none() {
-            if tracked.ready_at.elapsed() >= STEADY {
-                self.failures = 0;
-            }
-            self.fail(cause.to_string());
+            self.died(tracked.ready_at.elapsed() >= STEADY, cause.to_string());
         }
         let mut state = self.shared.state();
         if state.current.as_ref().is_some_and(|current| current.number == number) {
             state.current = None;
         }
+    }
+
+    fn died(&mut self, steady: bool, reason: String) {
+        if steady {
+            self.failures = 0;
+        }
+        self.fail(reason);
     }
 
     /// Counts a death or a start in vain. The first in a row is followed by a start at once.
@@ -487,13 +510,18 @@ impl Task {
                 }
             }
             Err(words) => {
-                if self.current().is_some() {
-                    log::error!("the next app-server cannot take over, the old one stays: {words}");
-                    self.want = None;
-                } else if self.shared.state().reason != words {
-                    log::error!("no app-server: {words}");
+                let serving = self.current().is_some();
+                // The same failure is told once.
+                if self.shared.state().reason != words {
+                    let what = if serving {
+                        "the next app-server cannot take over, the old one stays"
+                    } else {
+                        "no app-server"
+                    };
+                    log::error!("{what}: {words}");
                 }
-                self.refused = Some(sources);
+                self.want = None;
+                self.refused = Some((sources, Instant::now() + RECONSIDER));
                 self.fail(words);
             }
         }
@@ -536,8 +564,9 @@ impl Task {
                 }
             }
             let works = matches!(tracked.leaving, None | Some(Leaving::WhenDone));
-            if tracked.pong.is_none() && works && now >= tracked.next_ping() {
-                tracked.last_ping = now;
+            let due = tracked.doubted || now >= tracked.next_ping();
+            if tracked.pong.is_none() && works && due {
+                (tracked.last_ping, tracked.doubted) = (now, false);
                 tracked.pong =
                     generation.connection.ask(generation.dialect.ping(), json!({})).ok().map(|pong| (pong, now + PONG));
             }
@@ -582,9 +611,13 @@ impl Task {
         }
         self.next_look = now + LOOK;
         let sources = Sources::look(&self.shared.config);
-        if self.refused.as_ref().is_some_and(|refused| *refused != sources) {
+        match &self.refused {
             // What failed is not what is there now.
-            (self.refused, self.failures, self.not_before) = (None, 0, now);
+            Some((refused, _)) if *refused != sources => {
+                (self.refused, self.failures, self.not_before) = (None, 0, now);
+            }
+            Some((_, again)) if now >= *again => self.refused = None,
+            _ => {}
         }
         let Some(current) = self.current() else { return };
         if sources != current.sources && self.refused.is_none() {
@@ -614,6 +647,11 @@ impl Task {
         }
     }
 
+    /// Whether an earlier one still finishes its turns, or is on its way out.
+    fn draining(&self) -> bool {
+        self.tracked.iter().rev().skip(1).any(|tracked| tracked.leaving != Some(Leaving::Killed))
+    }
+
     fn start_if_wanted(&mut self, now: Instant) {
         if self.starting || now < self.not_before {
             return;
@@ -621,7 +659,7 @@ impl Task {
         match (self.current(), self.want) {
             (Some(_), None) => return,
             // One planned change at a time.
-            (Some(_), Some(_)) if self.tracked.len() > 1 => return,
+            (Some(_), Some(_)) if self.draining() => return,
             (Some(current), Some(why)) => log::info!("app-server {} is replaced: {why}", current.number),
             (None, _) => {}
         }

@@ -285,7 +285,12 @@ fn unstarted(error: StartError, lease: &Lease) -> Unstarted {
     match error {
         StartError::Early(CallError::Closed(cause)) => Unstarted::Lost(lost(&cause.to_string())),
         StartError::Late(CallError::Closed(cause)) => Unstarted::Failed(lost(&cause.to_string())),
-        StartError::Early(CallError::Deadline(words)) | StartError::Late(CallError::Deadline(words)) => {
+        StartError::Early(CallError::Deadline(words)) => {
+            let _ = lease.events.send(Event::Doubt(lease.generation.number));
+            Unstarted::Failed(TurnError::new(TurnErrorKind::Timeout, words))
+        }
+        // A turn may run that nobody can interrupt.
+        StartError::Late(CallError::Deadline(words)) => {
             let _ = lease.events.send(Event::Suspect(lease.generation.number, "a call was not answered in time"));
             Unstarted::Failed(TurnError::new(TurnErrorKind::Timeout, words))
         }

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `say TEXT`, `deltas N`, `size BYTES` | that text, word by word; N deltas (of so many bytes each) |
 //! | `reason TEXT` | a part of a reasoning summary before it |
+//! | `pause MS` | silence before anything |
+//! | `stutter N` | N times an error with `willRetry` before any text, each after the gap |
 //! | `gap MS` | silence before each delta; without it all deltas go out in one write |
 //! | `gate NAME` | after the first delta, silence until `$FAKE_CODEX_DIR/NAME` exists |
 //! | `hang` | silence for ever after the text |
@@ -84,6 +86,11 @@ impl Turn {
     /// Everything up to the last notification; `None`: there is none.
     fn body(&self, out: &Out) -> Result<Option<(&'static str, String)>, Interrupted> {
         self.mischief(out);
+        self.wait(Duration::from_millis(self.markers.number("pause").unwrap_or(0)))?;
+        for _ in 0..self.markers.number("stutter").unwrap_or(0) {
+            self.wait(Duration::from_millis(self.markers.number("gap").unwrap_or(0)))?;
+            self.say_retry(out);
+        }
         self.reasoning(out)?;
         let mut deltas = self.deltas();
         if let Some(method) = self.markers.get("request") {
@@ -103,10 +110,7 @@ impl Turn {
             if let Some(again) = self.markers.get("retry") {
                 let half: Vec<_> = deltas.iter().take(deltas.len().div_ceil(2)).cloned().collect();
                 self.send(out, &half)?;
-                let error = r#"{"message":"Reconnecting... 1/1","codexErrorInfo":{"responseStreamDisconnected":{"httpStatusCode":null}},"additionalDetails":"scripted"}"#;
-                out.write(
-                    notification("error", &format!(r#""error":{error},"willRetry":true,{}"#, self.ids())).as_bytes(),
-                );
+                self.say_retry(out);
                 if !again.is_empty() {
                     deltas = words(again);
                 }
@@ -141,6 +145,11 @@ impl Turn {
             out.write(self.usage().as_bytes());
         }
         Ok(if self.markers.has("no-end") { None } else { Some(("completed", "null".to_owned())) })
+    }
+
+    fn say_retry(&self, out: &Out) {
+        let error = r#"{"message":"Reconnecting... 1/1","codexErrorInfo":{"responseStreamDisconnected":{"httpStatusCode":null}},"additionalDetails":"scripted"}"#;
+        out.write(notification("error", &format!(r#""error":{error},"willRetry":true,{}"#, self.ids())).as_bytes());
     }
 
     fn ids(&self) -> String {

@@ -158,6 +158,12 @@ impl Proxy {
         until(&format!("{turns} turns run"), limit, || self.gauge("turns_running") == turns);
     }
 
+    /// How often the fake codex was asked for `method`; it needs a file `seen`.
+    pub fn calls(&self, method: &str) -> usize {
+        let name = format!("\"method\":\"{method}\"");
+        self.book("seen").iter().filter(|line| line.contains(&name)).count()
+    }
+
     /// Why it is not ready, in its own words.
     #[track_caller]
     pub fn reason(&self) -> String {
