@@ -505,7 +505,7 @@ fn unusable(connection: &Connection, env_key: Option<&str>, deadline: &Deadline)
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Reply {
-        #[serde(default)]
+        #[serde(default, alias = "authMethod")]
         account: Option<serde_json::Value>,
         #[serde(default)]
         requires_openai_auth: bool,
@@ -515,7 +515,9 @@ fn unusable(connection: &Connection, env_key: Option<&str>, deadline: &Deadline)
             "the environment variable {name}, which holds the provider's key, is not set: set it and start this program again"
         ));
     }
-    let reply = connection.call("account/read", json!({}), deadline).ok()?;
+    // With a ChatGPT login `account/read` waits for the network (0.169), up to seconds; this says the same without it.
+    let status = connection.call("getAuthStatus", json!({"includeToken": false, "refreshToken": false}), deadline);
+    let reply = status.or_else(|_| connection.call("account/read", json!({}), deadline)).ok()?;
     let reply: Reply = serde_json::from_str(&reply).ok()?;
     (reply.requires_openai_auth && reply.account.is_none())
         .then(|| "codex is not logged in: run `codex login`, or set OPENAI_API_KEY".to_owned())

@@ -121,8 +121,7 @@ class Seen:
         except OSError:
             return 0
 
-    def remotes(self):
-        """Where its TCP sockets go, as (address, port)."""
+    def socket_inodes(self):
         inodes = set()
         with contextlib.suppress(OSError):
             for fd in os.listdir(f"/proc/{self.pid}/fd"):
@@ -130,7 +129,11 @@ class Seen:
                     link = os.readlink(f"/proc/{self.pid}/fd/{fd}")
                     if link.startswith("socket:["):
                         inodes.add(link[8:-1])
-        found = set()
+        return inodes
+
+    def remotes(self):
+        """Where its TCP sockets go, as (address, port)."""
+        inodes, found = self.socket_inodes(), set()
         for table in ("tcp", "tcp6"):
             with open(f"/proc/net/{table}") as lines:
                 for line in list(lines)[1:]:
