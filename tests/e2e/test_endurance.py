@@ -53,6 +53,8 @@ class Endurance(unittest.TestCase):
         self.addCleanup(model.kill)
         proxy = harness.Proxy(model)
         self.addCleanup(proxy.close)
+        own = harness.Seen(proxy.process.pid)
+
         def memory():
             return sum(seen.rss() for seen in proxy.app_servers())
 
@@ -70,25 +72,28 @@ class Endurance(unittest.TestCase):
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        ours, theirs = [], []
+        ours, theirs, owns = [], [], []
         try:
             # In turns, so that what else this machine does hits both.
             for round in range(ROUNDS):
                 part = range(round * COUNT // ROUNDS, (round + 1) * COUNT // ROUNDS)
                 ours += load(clients, part)
                 theirs += load([bare] * AT_ONCE, part)
+                owns.append(own.rss())
         finally:
             over.set()
             watcher.join()
 
         ratio = statistics.median(ours) / statistics.median(theirs)
         print(f"\n  {harness.VERSION}: fresh {fresh:.0f} MB, peak {peak[0]:.0f} MB, "
-              f"median {statistics.median(ours) * 1000:.0f} ms = {ratio:.2f} x bare", flush=True)
+              f"median {statistics.median(ours) * 1000:.0f} ms = {ratio:.2f} x bare, "
+              f"the proxy itself from {owns[0]:.1f} to {owns[-1]:.1f} MB", flush=True)
         if NEWEST:
             self.assertLess(peak[0], fresh + 120)
         else:
             self.assertLess(peak[0], 2 * fresh + 240)
             eventually(f"from {memory():.0f} MB to {fresh + GROWTH:.0f} MB", lambda: memory() <= fresh + GROWTH, 15)
+        self.assertLess(owns[-1], owns[0] + 4)
         self.assertLessEqual(ratio, 1.3)
 
 
