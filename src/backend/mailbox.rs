@@ -35,6 +35,8 @@ struct Counters {
 #[derive(Clone, Debug)]
 pub struct Inlet {
     key: u32,
+    /// Whether codex's calls of tools end this turn; else they have to be refused.
+    pub takes_calls: bool,
     sender: Sender<(u32, Delivery)>,
     counters: Arc<Counters>,
 }
@@ -77,8 +79,8 @@ impl Default for Mailbox {
 
 impl Mailbox {
     /// The way in for the turn of this key.
-    pub fn inlet(&self, key: u32) -> Inlet {
-        Inlet { key, sender: self.sender.clone(), counters: Arc::clone(&self.counters) }
+    pub fn inlet(&self, key: u32, takes_calls: bool) -> Inlet {
+        Inlet { key, takes_calls, sender: self.sender.clone(), counters: Arc::clone(&self.counters) }
     }
 
     /// Ready when something has been delivered; what is received from it goes through [`Mailbox::settle`].
@@ -109,7 +111,7 @@ mod tests {
     #[test]
     fn a_backlog_ends_in_an_overflow_and_a_drained_box_goes_on() {
         let mailbox = Mailbox::default();
-        let inlet = mailbox.inlet(3);
+        let inlet = mailbox.inlet(3, false);
         let line = vec![b'x'; 1024 * 1024];
         for _ in 0..40 {
             assert!(inlet.deliver(&line));
@@ -124,10 +126,10 @@ mod tests {
     #[test]
     fn one_huge_line_is_no_backlog() {
         let mailbox = Mailbox::default();
-        let inlet = mailbox.inlet(0);
+        let inlet = mailbox.inlet(0, false);
         assert!(inlet.deliver(&vec![b'x'; MAX_BYTES + 1]));
         assert!(matches!(mailbox.take(), Some((0, Delivery::Line(line))) if line.len() == MAX_BYTES + 1));
-        let inlet = Mailbox::default().inlet(0);
+        let inlet = Mailbox::default().inlet(0, false);
         assert_eq!((0..MAX_MESSAGES + 1).take_while(|_| inlet.deliver(b"x")).count(), MAX_MESSAGES);
     }
 }

@@ -122,8 +122,9 @@ impl Router {
                 self.deliver(&probe.params.thread_id, line);
             }
             (Some(id), false) => {
-                // A tool call belongs to its turn, which ends by it; every other request is refused for everybody.
-                if probe.method != "item/tool/call" || !self.deliver(&probe.params.thread_id, line) {
+                // A tool call ends the turn whose client offers tools; every other request is refused for everybody.
+                let thread = &*probe.params.thread_id;
+                if probe.method != "item/tool/call" || !self.takes_calls(thread) || !self.deliver(thread, line) {
                     return Routed::Refuse { id: id.get().to_owned(), method: probe.method.into_owned() };
                 }
             }
@@ -141,6 +142,10 @@ impl Router {
             Some(waiter) => drop(waiter.try_send(Ok(line.to_vec()))),
             None => drop(self.ignored.fetch_add(1, Ordering::Relaxed)),
         }
+    }
+
+    fn takes_calls(&self, thread: &str) -> bool {
+        self.tables().threads.get(thread).is_some_and(|inlet| inlet.takes_calls)
     }
 
     fn deliver(&self, thread: &str, line: &[u8]) -> bool {
@@ -198,7 +203,7 @@ mod tests {
 
     fn subscribe(router: &Router, thread: &str) -> Mailbox {
         let mailbox = Mailbox::default();
-        router.subscribe(thread, mailbox.inlet(0)).unwrap();
+        router.subscribe(thread, mailbox.inlet(0, true)).unwrap();
         mailbox
     }
 
@@ -262,6 +267,6 @@ mod tests {
         assert_eq!(waiter.recv().unwrap(), Err(Cause::new("first")));
         assert!(matches!(mailbox.take(), Some((0, Delivery::Closed(cause))) if cause == Cause::new("first")));
         assert_eq!(router.expect().unwrap_err(), Cause::new("first"));
-        assert_eq!(router.subscribe("2", Mailbox::default().inlet(0)).unwrap_err(), Cause::new("first"));
+        assert_eq!(router.subscribe("2", Mailbox::default().inlet(0, true)).unwrap_err(), Cause::new("first"));
     }
 }

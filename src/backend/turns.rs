@@ -116,7 +116,8 @@ impl Turns {
         };
         self.begun += 1;
         let key = self.begun;
-        let subscribed = connection.router.subscribe(&thread, self.mailbox.inlet(key));
+        let inlet = self.mailbox.inlet(key, !request.tools.is_empty());
+        let subscribed = connection.router.subscribe(&thread, inlet);
         subscribed.map_err(|cause| failed(StartError::Early(CallError::Closed(cause))))?;
         if let Some(cause) = self.cancel.cause() {
             return Err(release(StartError::Turn(cause.error())));

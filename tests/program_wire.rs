@@ -1,0 +1,131 @@
+//! What codex may send, and what of it may reach a client: its words, unchanged, once.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+mod support;
+
+use support::process::memory;
+use support::{PATIENCE, Proxy, Response, until};
+
+#[track_caller]
+fn text(answer: &Response) -> String {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_text_of_a_retry_is_sent_once_and_a_different_one_is_an_error() {
+    let proxy = Proxy::fake().start();
+    for gap in ["", "[[gap 20]]"] {
+        let prompt = format!("[[say a b c d]] [[retry]] {gap}");
+        assert_eq!(proxy.stream(&prompt).streamed_text(), "a b c d");
+        assert_eq!(text(&proxy.chat(&prompt)), "a b c d");
+        // One that only goes on differently was never contradicted.
+        assert_eq!(proxy.stream(&format!("[[say a b c d]] [[retry a b x y z]] {gap}")).streamed_text(), "a b x y z");
+        let differs = format!("[[say a b c d]] [[retry other words]] {gap}");
+        assert_eq!(proxy.chat(&differs).status, 502);
+    }
+    let answer = proxy.stream("[[say a b c d]] [[retry other words]] [[gap 20]]");
+    assert_eq!(answer.streamed_text(), "a b ");
+    let events = answer.events();
+    assert!(events[events.len() - 2].contains("upstream_error") && events[events.len() - 1] == "[DONE]", "{events:?}");
+}
+
+#[test]
+fn every_request_of_codex_is_answered() {
+    let proxy = Proxy::fake().env("PROXY_IDLE_TIMEOUT_MS", "3000").start();
+    for method in [
+        "item/commandExecution/requestApproval",
+        "item/fileChange/requestApproval",
+        "item/permissions/requestApproval",
+        "item/tool/requestUserInput",
+        "item/tool/call",
+        "mcpServer/elicitation/request",
+        "applyPatchApproval",
+        "execCommandApproval",
+        "currentTime/read",
+    ] {
+        let answer = text(&proxy.chat(&format!("[[request {method}]]")));
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        assert!(answer["result"].is_object(), "{method}: {answer}");
+        assert!(
+            !answer.to_string().contains("accept") && !answer.to_string().contains("approved"),
+            "{method}: {answer}"
+        );
+    }
+    for method in ["account/chatgptAuthTokens/refresh", "attestation/generate", "future/novelty"] {
+        let answer = text(&proxy.chat(&format!("[[request {method}]]")));
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!(answer["error"]["code"], -32601, "{method}");
+    }
+}
+
+#[test]
+fn a_full_queue_of_codex_is_tried_again_within_the_deadline() {
+    for method in ["thread/start", "thread/inject_items", "turn/start", "initialize"] {
+        let proxy = Proxy::fake().faults(&format!("overloaded={method}:4")).start();
+        assert_eq!(text(&proxy.chat("hi")), "hi", "{method}");
+        assert_eq!(proxy.gauge("app_server_starts_total"), 1);
+    }
+    let proxy = Proxy::fake().env("PROXY_IDLE_TIMEOUT_MS", "500").faults("error=turn/start:-32001").start();
+    let answer = proxy.chat("hi");
+    assert_eq!((answer.status, &answer.json()["error"]["code"]), (503, &json!("upstream_overloaded")));
+    assert!(answer.header("retry-after").is_some());
+    proxy.wait_until_running(0, PATIENCE);
+}
+
+#[test]
+fn what_is_no_message_or_nobodys_is_counted_and_disturbs_nobody() {
+    let mut proxy = Proxy::fake().faults("garbage twice=thread/start twice=turn/start stderr=5000000").start();
+    let mut other = proxy.open("[[say w1 w2 w3 w4 w5 w6 w7 w8]] [[gap 50]]");
+    for prompt in ["[[garbage]] fine", "[[noise 200]] fine", "[[stderr 5000000]] fine", "[[usage-late]] fine"] {
+        assert_eq!(text(&proxy.chat(prompt)), "fine", "{prompt}");
+    }
+    assert_eq!(other.rest().streamed_text(), "w1 w2 w3 w4 w5 w6 w7 w8");
+    assert_eq!(proxy.gauge("app_server_starts_total"), 1);
+    assert!(proxy.stop(PATIENCE).success());
+    let log = proxy.process.stderr();
+    let counts = log.lines().find(|line| line.contains("concerned no turn")).unwrap();
+    let numbers: Vec<u64> = counts.split([' ', ';']).filter_map(|word| word.parse().ok()).collect();
+    assert!(matches!(numbers[..], [.., ignored, broken] if ignored >= 400 && broken >= 20), "{counts}");
+}
+
+#[test]
+fn a_line_without_end_costs_only_itself() {
+    let proxy = Proxy::fake().start();
+    assert_eq!(text(&proxy.chat("warm")), "warm");
+    let before = memory(proxy.process.pid(), "VmRSS:");
+    let mut other = proxy.open("[[say a b c]] [[gate go]]");
+    other.until("a ");
+    assert_eq!(text(&proxy.chat(&format!("[[line {}]] fine", 65 << 20))), "fine");
+    assert_eq!(text(&proxy.chat(&format!("[[line {}]] fine", 8 << 20))), "fine");
+    proxy.home.write("go", "");
+    assert_eq!(other.rest().streamed_text(), "a b c");
+    until("the memory is given back", PATIENCE, || memory(proxy.process.pid(), "VmRSS:") < before + 40_000);
+}
+
+#[test]
+fn an_answer_that_comes_too_late_is_nobodys() {
+    let proxy = Proxy::fake().env("PROXY_IDLE_TIMEOUT_MS", "200").faults("late=thread/start:400").start();
+    assert_eq!(proxy.chat("early").status, 504);
+    let slow = Proxy::fake().faults("late=thread/start:150 late=turn/start:150 late=thread/inject_items:150").start();
+    assert_eq!(text(&slow.chat("late")), "late");
+    until("the late answer has come", PATIENCE, || proxy.chat("x").status == 504);
+    assert_eq!(proxy.gauge("app_server_starts_total"), 1);
+}
+
+#[test]
+fn text_arrives_unchanged_whatever_stands_in_it() {
+    let proxy = Proxy::fake().start();
+    let odd = "a\u{2028}b\u{2029}c 😀👩‍👩‍👧 \u{0}\u{1}\u{1f}\u{7f} \"quoted\" \\back\\ \u{feff}é ﷽ \r\n\n data: [DONE]\n\nevent: x\t.";
+    let large: String = ('a'..='z').chain(['é', '😀']).cycle().take(950_000).collect();
+    let many: String = (0..20_000).map(|n| format!("{n:é>110} ")).collect();
+    assert!(large.len() > 1_000_000 && many.len() > 4_000_000);
+    for text_in in [odd, &large, many.trim()] {
+        assert!(text(&proxy.chat(text_in)) == text_in, "a whole answer of {} bytes", text_in.len());
+        assert!(proxy.stream(text_in).streamed_text() == text_in, "a stream of {} bytes", text_in.len());
+    }
+}
