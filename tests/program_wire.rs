@@ -78,6 +78,18 @@ fn a_full_queue_of_codex_is_tried_again_within_the_deadline() {
 }
 
 #[test]
+fn a_client_that_leaves_while_codex_is_overloaded_holds_no_permit() {
+    let proxy = Proxy::fake().faults("error=thread/start:-32001").start();
+    let client = proxy.begin("hi", false);
+    proxy.wait_until_running(1, PATIENCE);
+    // By now there are longer pauses between the tries.
+    let begun = Instant::now();
+    until("it was tried often", PATIENCE, || begun.elapsed() > Duration::from_millis(700));
+    drop(client);
+    proxy.wait_until_running(0, Duration::from_millis(200));
+}
+
+#[test]
 fn what_is_no_message_or_nobodys_is_counted_and_disturbs_nobody() {
     let mut proxy = Proxy::fake().faults("garbage twice=thread/start twice=turn/start stderr=5000000").start();
     let mut other = proxy.open("[[say w1 w2 w3 w4 w5 w6 w7 w8]] [[gap 50]]");

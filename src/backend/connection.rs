@@ -7,14 +7,14 @@ use std::process::{Child, ChildStdin, ChildStdout};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 use serde::Serialize;
 
 use super::dialect::server_requests;
 use super::process::{Group, Started};
 use super::router::{Cause, Reply, Routed, Router};
 use super::wire::{self, RpcError};
-use crate::deadline::Deadline;
+use crate::deadline::{Cancel, CancelCause, Deadline};
 use crate::threads;
 
 /// Longest line from codex that is read, in bytes; a longer one is counted and skipped.
@@ -33,6 +33,23 @@ pub enum CallError {
     Deadline(String),
     /// Codex refused.
     Refused(RpcError),
+    /// Nobody wants the answer any more.
+    Cancelled(CancelCause),
+}
+
+/// How long a call may take, and who may give it up while it is not under way.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience<'a> {
+    /// Its end.
+    pub deadline: &'a Deadline,
+    /// The request that it is made for.
+    pub cancel: Option<&'a Cancel>,
+}
+
+impl<'a> From<&'a Deadline> for Patience<'a> {
+    fn from(deadline: &'a Deadline) -> Self {
+        Self { deadline, cancel: None }
+    }
 }
 
 enum Control {
@@ -82,9 +99,18 @@ impl Connection {
     ///
     /// # Errors
     /// See [`CallError`]; the deadline's name is in the text.
-    pub fn call(&self, method: &str, params: impl Serialize, deadline: &Deadline) -> Result<String, CallError> {
+    pub fn call<'a>(
+        &self,
+        method: &str,
+        params: impl Serialize,
+        patience: impl Into<Patience<'a>>,
+    ) -> Result<String, CallError> {
+        let Patience { deadline, cancel } = patience.into();
         let mut pause = RETRY.0;
         loop {
+            if let Some(cause) = cancel.and_then(Cancel::cause) {
+                return Err(CallError::Cancelled(cause));
+            }
             let outcome = self.call_once(method, &params, deadline);
             match outcome {
                 Err(CallError::Refused(error)) if error.is_overload() => {
@@ -94,7 +120,7 @@ impl Connection {
                         return Err(CallError::Refused(error));
                     }
                     log::debug!("{method}: codex's queue is full, trying again in {} ms", wait.as_millis());
-                    crossbeam_channel::never::<()>().recv_timeout(wait).ok();
+                    cancel.map_or(&never(), Cancel::wake).recv_timeout(wait).ok();
                     pause = (pause * 2).min(RETRY.1);
                 }
                 outcome => return outcome,

@@ -324,6 +324,7 @@ impl Start<'_> {
             Err(CallError::Refused(error)) => error.message,
             Err(CallError::Closed(cause)) => explain(&connection.group, &cause),
             Err(CallError::Deadline(words)) => return Err(words),
+            Err(CallError::Cancelled(cause)) => return Err(cause.error().message),
         };
         Err(format!("codex does not take config.toml: {}", self.presentable(&home, &refused)))
     }
@@ -413,6 +414,7 @@ impl Start<'_> {
             }
             Err(CallError::Refused(error)) => format!("codex refused initialize: {}", error.message),
             Err(CallError::Deadline(words)) => words,
+            Err(CallError::Cancelled(cause)) => cause.error().message,
         };
         connection.group.kill();
         Err(failed(words))

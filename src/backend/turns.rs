@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, at, select};
 
-use super::connection::CallError;
+use super::connection::{CallError, Patience};
 use super::dialect::{Decoder, StartError};
 use super::generation::Generation;
 use super::mailbox::{Delivery, Mailbox};
@@ -105,10 +105,12 @@ impl Turns {
         let whole = Deadline::after(names::TIMEOUT, config.timeout);
         let idle = Deadline::after(names::IDLE_TIMEOUT, config.idle_timeout);
         let first = if idle.at < whole.at { idle } else { whole };
+        let cancel = self.cancel.clone();
+        let patience = Patience { deadline: &first, cancel: Some(&cancel) };
         let generation = Arc::clone(&lease.generation);
         let (connection, dialect, session) = (&generation.connection, generation.dialect, generation.session());
         let failed = |error| unstarted(error, &lease);
-        let thread = dialect.start_thread(connection, &session, request, &first).map_err(failed)?;
+        let thread = dialect.start_thread(connection, &session, request, patience).map_err(failed)?;
         let release = |error| {
             connection.router.unsubscribe(&thread);
             dialect.release(connection, &thread);
@@ -119,10 +121,7 @@ impl Turns {
         let inlet = self.mailbox.inlet(key, !request.tools.is_empty());
         let subscribed = connection.router.subscribe(&thread, inlet);
         subscribed.map_err(|cause| failed(StartError::Early(CallError::Closed(cause))))?;
-        if let Some(cause) = self.cancel.cause() {
-            return Err(release(StartError::Turn(cause.error())));
-        }
-        let decoder = dialect.start_turn(connection, &generation.capabilities, &session, &thread, request, &first);
+        let decoder = dialect.start_turn(connection, &generation.capabilities, &session, &thread, request, patience);
         let decoder = decoder.map_err(release)?;
         let id = thread.clone();
         self.active.push(ActiveTurn {
@@ -302,6 +301,9 @@ fn unstarted(error: StartError, lease: &Lease) -> Unstarted {
             } else {
                 TurnError::new(TurnErrorKind::Upstream, "Codex refused the request; the log says why.")
             })
+        }
+        StartError::Early(CallError::Cancelled(cause)) | StartError::Late(CallError::Cancelled(cause)) => {
+            Unstarted::Failed(cause.error())
         }
         StartError::Turn(error) => Unstarted::Failed(error),
     }

@@ -1,7 +1,6 @@
 //! The protocols of codex's app-server behind one closed enum, with one match for each operation.
 
-use super::connection::{CallError, Connection};
-use crate::deadline::Deadline;
+use super::connection::{CallError, Connection, Patience};
 use crate::turn::{TurnError, TurnRequest};
 use capabilities::Capabilities;
 use tool_names::{CodexTools, ToolNames};
@@ -92,11 +91,11 @@ impl Dialect {
         connection: &Connection,
         session: &Session<'_>,
         request: &TurnRequest,
-        deadline: &Deadline,
+        patience: Patience<'_>,
     ) -> Result<String, StartError> {
         let names = ToolNames::of(request, session.codex_tools);
         match self {
-            Self::V2 => v2::start_thread(connection, session, request, &names, deadline),
+            Self::V2 => v2::start_thread(connection, session, request, &names, patience),
         }
     }
 
@@ -111,12 +110,12 @@ impl Dialect {
         session: &Session<'_>,
         thread: &str,
         request: &TurnRequest,
-        deadline: &Deadline,
+        patience: Patience<'_>,
     ) -> Result<Decoder, StartError> {
         let names = ToolNames::of(request, session.codex_tools);
         match self {
             Self::V2 => {
-                let started = v2::start_turn(connection, session, thread, request, &names, deadline)?;
+                let started = v2::start_turn(connection, session, thread, request, &names, patience)?;
                 Ok(Decoder::new(started.turn, names, capabilities.ends_responses))
             }
         }

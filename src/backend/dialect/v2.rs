@@ -11,8 +11,7 @@ use serde_json::{Value, json};
 use super::errors::{CodexError, Meaning, Refusal};
 use super::tool_names::ToolNames;
 use super::{Session, StartError, Started, tool_schema};
-use crate::backend::connection::Connection;
-use crate::deadline::Deadline;
+use crate::backend::connection::{Connection, Patience};
 use crate::turn::{
     Finish, Item, Part, Role, ToolCall, TurnError, TurnErrorKind, TurnEvent, TurnOutcome, TurnRequest, Usage,
 };
@@ -61,7 +60,7 @@ pub fn start_thread(
     session: &Session<'_>,
     request: &TurnRequest,
     names: &ToolNames,
-    deadline: &Deadline,
+    patience: Patience<'_>,
 ) -> Result<String, StartError> {
     #[derive(Deserialize)]
     struct Reply {
@@ -83,7 +82,7 @@ pub fn start_thread(
         experimental_raw_events: !request.tools.is_empty(),
         config: request.verbosity.as_deref().map(|verbosity| json!({"model_verbosity": verbosity})),
     };
-    let result = connection.call("thread/start", params, deadline)?;
+    let result = connection.call("thread/start", params, patience)?;
     Ok(parse::<Reply>("thread/start", &result)?.thread.id)
 }
 
@@ -108,7 +107,7 @@ pub fn start_turn(
     thread: &str,
     request: &TurnRequest,
     names: &ToolNames,
-    deadline: &Deadline,
+    patience: Patience<'_>,
 ) -> Result<Started, StartError> {
     #[derive(Deserialize)]
     struct Reply {
@@ -118,7 +117,7 @@ pub fn start_turn(
         joined_input(&request.history)
     } else {
         let items: Vec<Value> = request.history.iter().map(|entry| item(entry, names)).collect();
-        connection.call("thread/inject_items", json!({"threadId": thread, "items": items}), deadline)?;
+        connection.call("thread/inject_items", json!({"threadId": thread, "items": items}), patience)?;
         Vec::new()
     };
     let params = TurnStart {
@@ -128,7 +127,7 @@ pub fn start_turn(
         summary: request.summary.as_deref().unwrap_or("none"),
         output_schema: request.output_schema.as_deref().map(serde_json::from_str).transpose().unwrap_or_default(),
     };
-    let result = connection.call("turn/start", params, deadline).map_err(StartError::Late)?;
+    let result = connection.call("turn/start", params, patience).map_err(StartError::Late)?;
     Ok(Started { turn: parse::<Reply>("turn/start", &result)?.turn.id })
 }
 
