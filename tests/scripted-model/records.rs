@@ -27,6 +27,7 @@ struct State {
 struct Stream {
     request: usize,
     prompt: String,
+    opened_ms: f64,
     events: usize,
     last_event: String,
     last_event_ms: f64,
@@ -79,6 +80,7 @@ impl Records {
         state.streams.push(Stream {
             request,
             prompt,
+            opened_ms: now(),
             events: 0,
             last_event: String::new(),
             last_event_ms: now(),
@@ -136,7 +138,7 @@ impl Records {
         let (mut open, mut finished) = (Vec::new(), Vec::new());
         for stream in &state.streams {
             let mut about = json!({
-                "request": stream.request, "prompt": stream.prompt, "events": stream.events,
+                "request": stream.request, "prompt": stream.prompt, "opened_ms": stream.opened_ms, "events": stream.events,
                 "last_event": stream.last_event, "last_event_ms": stream.last_event_ms,
             });
             match stream.end {
