@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::dialect::limits;
 use super::mailbox::Inlet;
 use super::wire::Probe;
 
@@ -48,6 +49,8 @@ pub enum Routed {
 #[derive(Debug, Default)]
 struct Tables {
     closed: Option<Cause>,
+    /// The last line about the account's limits.
+    limits: Option<Vec<u8>>,
     waiters: HashMap<u64, Sender<Reply>>,
     threads: HashMap<String, Inlet>,
 }
@@ -118,6 +121,7 @@ impl Router {
         };
         match (probe.id, probe.method.is_empty()) {
             (Some(id), true) => self.respond(id.get(), line),
+            (None, false) if probe.method == limits::METHOD => self.tables().limits = Some(line.to_vec()),
             (None, false) => {
                 self.deliver(&probe.params.thread_id, line);
             }
@@ -159,6 +163,11 @@ impl Router {
             tables.threads.remove(thread);
         }
         true
+    }
+
+    /// What codex told last of the account's limits.
+    pub fn limits(&self) -> Option<Vec<u8>> {
+        self.tables().limits.clone()
     }
 
     /// Counts a line that was too long to keep.

@@ -4,18 +4,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Sender, at, select};
 
 use super::connection::{CallError, Patience};
-use super::dialect::{Decoder, StartError};
+use super::dialect::{Decoder, StartError, limits};
 use super::generation::Generation;
 use super::mailbox::{Delivery, Mailbox};
 use super::supervisor::Event;
 use crate::config::{Config, names};
 use crate::deadline::{Cancel, Deadline};
-use crate::turn::{TurnError, TurnErrorKind, TurnEvent, TurnRequest};
+use crate::turn::{TurnError, TurnErrorKind, TurnEvent, TurnOutcome, TurnRequest};
 
 /// How long codex may take over an interrupt before its generation is replaced.
 const INTERRUPT: Duration = Duration::from_secs(2);
@@ -220,7 +220,9 @@ impl ActiveTurn {
         match delivery {
             Delivery::Line(line) => {
                 let mut events = Vec::new();
-                if self.decoder.decode(&line, &mut events) {
+                let is_ours = self.decoder.decode(&line, &mut events);
+                events.iter_mut().for_each(|event| self.say_when(event));
+                if is_ours {
                     self.idle = Deadline::after(self.idle.name, self.idle.limit);
                     self.settle = self.decoder.settle_time().map(|time| Instant::now() + time);
                 }
@@ -237,6 +239,17 @@ impl ActiveTurn {
                 self.decoder.running = false;
                 self.abort(lost(&cause.to_string()), out);
             }
+        }
+    }
+
+    /// Says when a limit that is used up begins anew, where codex told it.
+    fn say_when(&self, event: &mut TurnEvent) {
+        if let TurnEvent::End(TurnOutcome { result: Err(error), .. }) = event
+            && matches!(error.kind, TurnErrorKind::QuotaExhausted | TurnErrorKind::RateLimited)
+            && let Some(line) = self.lease.generation.connection.router.limits()
+        {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            error.retry_after = error.retry_after.or(limits::wait(&line, now));
         }
     }
 

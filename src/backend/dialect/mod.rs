@@ -8,6 +8,7 @@ use tool_names::{CodexTools, ToolNames};
 pub mod capabilities;
 pub mod catalog;
 pub mod errors;
+pub mod limits;
 pub mod profile;
 pub mod server_requests;
 pub mod tool_names;
