@@ -174,7 +174,7 @@ impl Group {
         let _ = kill_process_group(self.pid, Signal::TERM);
     }
 
-    /// Asks the group to end, and ends it where it does not within [`LAST_WORDS`].
+    /// Asks the group to end, and ends it where it does not within half a second.
     pub fn end(&self) {
         self.terminate();
         if self.stderr_open.recv_timeout(LAST_WORDS) == Err(RecvTimeoutError::Timeout) {

@@ -343,6 +343,8 @@ struct Task {
     want: Option<&'static str>,
     /// Files that no codex could be started from, and when to try again with the very same.
     refused: Option<(Sources, Instant)>,
+    /// The failure that was logged last.
+    told: Option<(Sources, String)>,
     knowledge: Knowledge,
     refusals: Vec<Refusal>,
     stopping: bool,
@@ -364,6 +366,7 @@ impl Task {
             fresh: None,
             want: None,
             refused: None,
+            told: None,
             knowledge: Knowledge::default(),
             refusals: Vec::new(),
             stopping: false,
@@ -510,15 +513,17 @@ impl Task {
                 }
             }
             Err(words) => {
-                let serving = self.current().is_some();
-                // The same failure is told once.
-                if self.shared.state().reason != words {
+                // The same failure with the same files is told once.
+                let told = Some((sources.clone(), words.clone()));
+                if self.told != told {
+                    let serving = self.current().is_some();
                     let what = if serving {
                         "the next app-server cannot take over, the old one stays"
                     } else {
                         "no app-server"
                     };
                     log::error!("{what}: {words}");
+                    self.told = told;
                 }
                 self.want = None;
                 self.refused = Some((sources, Instant::now() + RECONSIDER));

@@ -1,5 +1,5 @@
-//! From codex's words about a failure to the kinds of [`TurnErrorKind`]. Older versions (0.142.5, 0.146.0) say `other`
-//! where newer ones have a name, so their text is read too.
+//! From codex's words about a failure to the kinds of [`TurnErrorKind`](crate::turn::TurnErrorKind). Older versions
+//! (0.142.5, 0.146.0) say `other` where newer ones have a name, so their text is read too.
 
 use serde::Deserialize;
 use serde_json::Value;
