@@ -10,23 +10,25 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::binary::{self, Binary};
 use super::connection::{CallError, Connection};
-use super::dialect::capabilities::Capabilities;
+use super::dialect::capabilities::{Capabilities, Feature};
 use super::dialect::errors::Refusal;
 use super::dialect::{Dialect, Session, catalog, profile};
 use super::home::{Base, Home, write_private};
 use super::inherit::{self, Inherited, Outside, Person};
 use super::process::{self, Group, Launch, Starting};
 use super::router::Cause;
-use crate::config::{Config, Profile, PromptMode, ProtocolChoice, names};
+use crate::config::{Config, Profile, names};
 use crate::deadline::Deadline;
 use crate::turn::{Model, Models};
 
 /// Longest wait for what is asked once at start and is not needed to serve.
 const ASK: Duration = Duration::from_secs(3);
+/// The same for models: 0.77 – 0.98 spend three seconds on them where the network is out of reach.
+const ASK_MODELS: Duration = Duration::from_secs(5);
 /// How many keys a codex may refuse before it is given up.
 const REFUSALS: usize = 8;
 
@@ -76,10 +78,21 @@ pub struct Knowledge {
     refused: (Option<Stamp>, Vec<String>),
     /// What of the lean profile the service refuses.
     pub refusals: Vec<Refusal>,
-    /// The person's configuration as this binary read it.
-    person: Option<(Sources, Arc<Person>)>,
+    /// What this binary is, and what it read of the person's configuration.
+    learned: Option<(Sources, Learned)>,
+    /// The models that it listed, where it takes its time over them.
+    models: Option<(Sources, Models)>,
     /// What has been said once.
     said: Vec<String>,
+}
+
+/// What has to be known of a codex before it is started for service.
+#[derive(Clone, Debug)]
+struct Learned {
+    capabilities: Capabilities,
+    person: Arc<Person>,
+    /// What does not carry over, because this codex does not tell.
+    cost: Option<String>,
 }
 
 impl Knowledge {
@@ -116,6 +129,7 @@ pub struct Generation {
     cwd: String,
     lean: bool,
     joined: bool,
+    thread_config: Option<Map<String, Value>>,
     /// What this home costs.
     costs: Vec<String>,
     // Last: removed when nothing uses it any more.
@@ -126,10 +140,12 @@ impl Generation {
     /// What is the same for all its turns.
     pub fn session(&self) -> Session<'_> {
         Session {
+            capabilities: &self.capabilities,
             model: self.model.as_deref(),
             cwd: &self.cwd,
             sandbox: self.sandbox,
             base_instructions: self.base_instructions.as_deref(),
+            thread_config: self.thread_config.as_ref(),
             lean: self.lean,
             joined: self.joined,
             codex_tools: self.capabilities.codex_tools(self.lean),
@@ -210,7 +226,7 @@ impl Start<'_> {
             self.knowledge.refused = (self.sources.binary_stamp.clone(), Vec::new());
         }
         let base = Base::open(&self.config.codex_home.path)?;
-        let person = if self.sources.config.is_some() { self.person(&base, &binary)? } else { Arc::default() };
+        let Learned { capabilities, person, cost } = self.learn(&base, &binary)?;
         let inherited = person.inherit(&Outside {
             model: self.config.codex_model.as_deref(),
             provider: self.config.force_provider.as_deref(),
@@ -218,8 +234,9 @@ impl Start<'_> {
             logged_in: self.sources.auth.is_some(),
         });
         let home = base.create_home()?;
-        self.furnish(&home, &inherited)?;
-        let mut costs: Vec<String> = base.temporary.iter().chain(&inherited.warnings).cloned().collect();
+        let bare = lean && !capabilities.has(Feature::SkillSettings);
+        self.furnish(&home, &inherited, bare)?;
+        let mut costs: Vec<String> = base.temporary.iter().chain(&inherited.warnings).chain(&cost).cloned().collect();
         if lean && self.config.codex_home.path.join(".env").exists() {
             costs.push(
                 "CODEX_HOME has a .env, which is not carried over: put the variables that a provider needs \
@@ -228,27 +245,35 @@ impl Start<'_> {
             );
         }
         let codex_home = if lean { home.dir() } else { &self.config.codex_home.path };
-        let derived = lean && !self.knowledge.refusals.contains(&Refusal::Catalog);
+        let derived =
+            lean && capabilities.has(Feature::Catalog) && !self.knowledge.refusals.contains(&Refusal::Catalog);
         let catalog = if derived { self.catalog(&base, &home, &binary, &inherited) } else { None };
+        let provider = if lean {
+            inherited.provider.as_deref().map(|provider| (provider, None))
+        } else if inherited.definition.is_some() {
+            inherited.provider.as_deref().map(|provider| (provider, inherited.definition.as_ref()))
+        } else {
+            self.config.force_provider.as_deref().map(|provider| (provider, None))
+        };
+        let sqlite = home.sqlite();
+        let overrides = profile::Overrides {
+            lean,
+            sandbox: self.config.sandbox.as_str(),
+            model: self.config.codex_model.as_deref(),
+            provider,
+            sqlite: &sqlite,
+            catalog: catalog.as_deref(),
+            old: !capabilities.has(Feature::SkillSettings),
+            refused: &[],
+        };
         let (connection, agent) = loop {
-            let args = profile::arguments(&profile::Overrides {
-                lean,
-                sandbox: self.config.sandbox.as_str(),
-                model: self.config.codex_model.as_deref(),
-                provider: if lean {
-                    inherited.provider.as_deref().map(|provider| (provider, None))
-                } else if inherited.definition.is_some() {
-                    inherited.provider.as_deref().map(|provider| (provider, inherited.definition.as_deref()))
-                } else {
-                    self.config.force_provider.as_deref().map(|provider| (provider, None))
-                },
-                sqlite: &home.sqlite(),
-                catalog: catalog.as_deref(),
-                refused: &self.knowledge.refused.1,
-            });
+            let args = match capabilities.has(Feature::StartConfig) {
+                true => profile::arguments(&profile::Overrides { refused: &self.knowledge.refused.1, ..overrides }),
+                false => vec!["app-server".to_owned()],
+            };
             log::info!("spawning (app-server): {} {}", binary.path.display(), args.join(" "));
-            let launch = self.launch(&binary, &args, codex_home, &home);
-            match self.connect(&launch, on_end.clone()) {
+            let launch = LaunchIn { bare, ..self.launch(&binary, &args, codex_home, &home) };
+            match self.connect(&launch, capabilities.muted(self.config.protocol), on_end.clone()) {
                 Ok(connected) => break connected,
                 Err(Unconnected::Refused(key)) if self.knowledge.refused.1.len() < REFUSALS => {
                     log::info!("this codex does not take `{key}`; starting without it");
@@ -260,7 +285,9 @@ impl Start<'_> {
                 Err(Unconnected::Failed(words)) => return Err(self.presentable(&home, &words)),
             }
         };
-        let generation = self.settle(connection, &agent, inherited, home, costs);
+        let api_key = inherited.env_key.as_deref() == Some(names::OPENAI_API_KEY);
+        let thread_config = profile::thread_config(&overrides, api_key);
+        let generation = self.settle(connection, &agent, inherited, home, costs, thread_config);
         self.starting.clear();
         let generation = generation?;
         let version =
@@ -279,11 +306,12 @@ impl Start<'_> {
     }
 
     fn launch<'l>(&self, binary: &'l Binary, args: &'l [String], codex_home: &'l Path, home: &Home) -> LaunchIn<'l> {
-        LaunchIn { binary, args, codex_home, cwd: home.scratch(), tag: format!("app-server {}", self.number) }
+        let tag = format!("app-server {}", self.number);
+        LaunchIn { binary, args, codex_home, bare: false, cwd: home.scratch(), tag }
     }
 
-    /// Puts into a home what codex needs there.
-    fn furnish(&self, home: &Home, inherited: &Inherited) -> Result<(), String> {
+    /// Puts into a home what codex needs there; into a `bare` one, what keeps it from bringing its skills.
+    fn furnish(&self, home: &Home, inherited: &Inherited, bare: bool) -> Result<(), String> {
         let failed = |e: std::io::Error| format!("a home for codex cannot be furnished: {e}");
         let person = &self.config.codex_home.path;
         home.link(person, "auth.json").map_err(failed)?;
@@ -291,42 +319,59 @@ impl Start<'_> {
         if let Ok(id) = fs::read(person.join("installation_id")) {
             write_private(&home.dir().join("installation_id"), &id).map_err(failed)?;
         }
-        write_private(&home.dir().join("config.toml"), inherited.config.as_bytes()).map_err(failed)?;
-        Ok(())
+        if bare {
+            fs::create_dir(home.dir().join("skills")).map_err(failed)?;
+            write_private(&home.dir().join("skills/.system"), b"").map_err(failed)?;
+        }
+        write_private(&home.dir().join("config.toml"), inherited.config.as_bytes()).map_err(failed)
     }
 
-    /// The person's configuration, as codex reads it on a home that holds nothing but a link to it.
-    fn person(&mut self, base: &Base, binary: &Binary) -> Result<Arc<Person>, String> {
-        if let Some((sources, person)) = &self.knowledge.person
+    /// What codex this is and what the person's configuration says, as codex reads it on a home that holds nothing but a
+    /// link to it.
+    fn learn(&mut self, base: &Base, binary: &Binary) -> Result<Learned, String> {
+        if let Some((sources, learned)) = &self.knowledge.learned
             && (&sources.config, &sources.binary_stamp) == (&self.sources.config, &self.sources.binary_stamp)
         {
-            return Ok(Arc::clone(person));
+            return Ok(learned.clone());
         }
         let home = base.create_home()?;
-        let linked = home.link(&self.config.codex_home.path, "config.toml");
-        linked.map_err(|e| format!("config.toml cannot be linked: {e}"))?;
+        let file = self.config.codex_home.path.join("config.toml");
+        if self.sources.config.is_some() {
+            let linked = home.link(&self.config.codex_home.path, "config.toml");
+            linked.map_err(|e| format!("config.toml cannot be linked: {e}"))?;
+        }
         let args = profile::quiet_arguments(&home.sqlite());
         let launch = self.launch(binary, &args, home.dir(), &home);
-        let connected = self.connect(&launch, |_| {});
-        let (connection, _) = connected.map_err(|e| match e {
+        let connected = self.connect(&launch, &[], |_| {});
+        let (connection, agent) = connected.map_err(|e| match e {
             Unconnected::Failed(words) => self.presentable(&home, &words),
             Unconnected::Refused(key) => format!("codex refuses `{key}` of config.toml"),
         })?;
         let deadline = Deadline::after(names::APP_SERVER_START, self.config.app_server_start);
-        let result = connection.call("config/read", json!({"includeLayers": false}), &deadline);
+        let asked = self.sources.config.as_ref();
+        let result = asked.map(|_| connection.call("config/read", json!({"includeLayers": false}), &deadline));
         end(&connection);
-        let refused = match result {
-            Ok(result) => {
-                let person = Arc::new(inherit::read(&result)?);
-                self.knowledge.person = Some((self.sources.clone(), Arc::clone(&person)));
-                return Ok(person);
+        let capabilities = Capabilities::of(&agent)?;
+        let mut cost = None;
+        let person = match result {
+            None => Ok(Person::default()),
+            Some(Ok(result)) => Ok(inherit::read(&result)?),
+            Some(Err(CallError::Refused(error))) if error.is_unknown_method() => {
+                cost = Some(
+                    "this codex does not tell what config.toml says: of it, model and providers carry over".to_owned(),
+                );
+                let text = fs::read_to_string(file).map_err(|e| format!("config.toml cannot be read: {e}"))?;
+                Ok(inherit::read_text(&text)?)
             }
-            Err(CallError::Refused(error)) => error.message,
-            Err(CallError::Closed(cause)) => explain(&connection.group, &cause),
-            Err(CallError::Deadline(words)) => return Err(words),
-            Err(CallError::Cancelled(cause)) => return Err(cause.error().message),
+            Some(Err(CallError::Refused(error))) => Err(error.message),
+            Some(Err(CallError::Closed(cause))) => Err(explain(&connection.group, &cause)),
+            Some(Err(CallError::Deadline(words))) => return Err(words),
+            Some(Err(CallError::Cancelled(cause))) => return Err(cause.error().message),
         };
-        Err(format!("codex does not take config.toml: {}", self.presentable(&home, &refused)))
+        let refused = |words: String| format!("codex does not take config.toml: {}", self.presentable(&home, &words));
+        let learned = Learned { capabilities, person: Arc::new(person.map_err(refused)?), cost };
+        self.knowledge.learned = Some((self.sources.clone(), learned.clone()));
+        Ok(learned)
     }
 
     /// Words of codex on one line and without the place of its home, which is another one each time.
@@ -378,6 +423,7 @@ impl Start<'_> {
     fn connect(
         &self,
         launch: &LaunchIn<'_>,
+        muted: &[&str],
         on_end: impl FnOnce(Cause) + Send + 'static,
     ) -> Result<(Arc<Connection>, String), Unconnected> {
         #[derive(Deserialize)]
@@ -395,7 +441,7 @@ impl Start<'_> {
             .map_err(|e| failed(format!("no thread for codex: {e}")))?;
         let params = json!({
             "clientInfo": {"name": "codex-completions", "title": "codex-completions", "version": env!("CARGO_PKG_VERSION")},
-            "capabilities": {"experimentalApi": true},
+            "capabilities": {"experimentalApi": true, "optOutNotificationMethods": muted},
         });
         let words = match connection.call("initialize", params, &deadline) {
             Ok(result) => match serde_json::from_str::<Reply>(&result) {
@@ -428,24 +474,28 @@ impl Start<'_> {
         inherited: Inherited,
         home: Home,
         costs: Vec<String>,
+        thread_config: Map<String, Value>,
     ) -> Result<Generation, String> {
         let lean = self.config.profile == Profile::Lean;
-        let capabilities = Capabilities::of(agent);
-        let pinned = self.config.protocol == ProtocolChoice::V1;
-        let capabilities = match capabilities {
-            Ok(_) if pinned => Err(format!("{}=v1: this codex speaks v2 only", names::PROTOCOL)),
-            other => other,
-        };
-        let capabilities = capabilities.inspect_err(|_| end(&connection))?;
         let deadline = Deadline::after(names::APP_SERVER_START, ASK);
+        let chosen = Capabilities::of(agent).and_then(|mut capabilities| {
+            correct(&mut capabilities, &connection, &deadline);
+            let (dialect, joined) = capabilities.choose(self.config.protocol, self.config.prompt_mode)?;
+            Ok((capabilities, dialect, joined))
+        });
+        let (capabilities, dialect, joined) = chosen.inspect_err(|_| end(&connection))?;
+        if dialect == Dialect::V1 {
+            connection.router.route_by_conversation();
+        }
         let unusable = unusable(&connection, inherited.env_key.as_deref(), &deadline);
-        let models = models(&connection, &inherited, &deadline);
+        let models = self.models(&connection, &capabilities, &inherited);
+        let threads = dialect == Dialect::V1 || !capabilities.has(Feature::StartConfig);
         let base = lean
             .then(|| self.config.base_instructions.clone())
             .filter(|_| !self.knowledge.refusals.contains(&Refusal::Instructions));
         Ok(Generation {
             number: self.number,
-            dialect: Dialect::V2,
+            dialect,
             capabilities,
             model: models.default.clone(),
             models: Arc::new(models),
@@ -456,11 +506,34 @@ impl Start<'_> {
             sandbox: self.config.sandbox.as_str(),
             cwd: home.scratch().to_string_lossy().into_owned(),
             lean,
-            joined: self.config.prompt_mode == PromptMode::Joined,
+            joined,
+            thread_config: threads.then_some(thread_config),
             costs,
             connection,
             home,
         })
+    }
+
+    /// The models that can be asked for; asked again only where that is quick.
+    fn models(&mut self, connection: &Connection, capabilities: &Capabilities, inherited: &Inherited) -> Models {
+        let slow = capabilities.has(Feature::SlowModelList);
+        if let Some((sources, models)) = self.knowledge.models.as_ref().filter(|_| slow)
+            && *sources == self.sources
+        {
+            return models.clone();
+        }
+        let models = models(connection, inherited, &Deadline::after(names::APP_SERVER_START, ASK_MODELS));
+        self.knowledge.models = slow.then(|| (self.sources.clone(), models.clone()));
+        models
+    }
+}
+
+/// Lets codex correct what is known of its version.
+fn correct(capabilities: &mut Capabilities, connection: &Connection, deadline: &Deadline) {
+    for method in Capabilities::questions() {
+        if let Err(CallError::Refused(error)) = connection.call(method, json!({}), deadline) {
+            capabilities.correct(method, &error.message);
+        }
     }
 }
 
@@ -469,13 +542,22 @@ struct LaunchIn<'a> {
     binary: &'a Binary,
     args: &'a [String],
     codex_home: &'a Path,
+    /// Whether the person's home directory is kept from it too.
+    bare: bool,
     cwd: PathBuf,
     tag: String,
 }
 
 impl LaunchIn<'_> {
     fn as_launch(&self) -> Launch<'_> {
-        Launch { binary: self.binary, args: self.args, home: self.codex_home, cwd: &self.cwd, tag: self.tag.clone() }
+        Launch {
+            binary: self.binary,
+            args: self.args,
+            home: self.codex_home,
+            user_home: self.bare.then_some(self.codex_home),
+            cwd: &self.cwd,
+            tag: self.tag.clone(),
+        }
     }
 }
 
@@ -528,6 +610,7 @@ fn unusable(connection: &Connection, env_key: Option<&str>, deadline: &Deadline)
 fn models(connection: &Connection, inherited: &Inherited, deadline: &Deadline) -> Models {
     #[derive(Deserialize)]
     struct Reply {
+        #[serde(alias = "items")]
         data: Vec<Entry>,
     }
     #[derive(Deserialize)]

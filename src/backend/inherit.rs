@@ -1,5 +1,5 @@
 //! What of a person's configuration carries over into a home of the proxy's own: the model, the provider and where to
-//! reach it, as codex itself reads them (`config/read`, 0.104 – 0.169). Everything else stays behind.
+//! reach it, as codex itself reads them (`config/read`, 0.66 – 0.169). Everything else stays behind.
 //!
 //! It holds secrets: it is never logged, and goes into a file that only the owner can read.
 
@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::config_text;
 use crate::config::Secret;
 
 /// The id of the provider made for `OPENAI_API_KEY`.
@@ -62,7 +63,7 @@ pub struct Inherited {
     /// The provider to select by `--config`, because it is made here or forced.
     pub provider: Option<String>,
     /// The definition of that provider where it is made here; it holds no secret.
-    pub definition: Option<String>,
+    pub definition: Option<Value>,
     /// Whether a name that is not listed may be a model too.
     pub open: bool,
     /// The variable that holds the provider's key.
@@ -78,7 +79,32 @@ pub struct Inherited {
 /// # Errors
 /// Words for a person.
 pub fn read(result: &str) -> Result<Person, String> {
-    serde_json::from_str(result).map_err(|e| format!("codex's config/read answers in a form that is not known: {e}"))
+    let failed = |e: serde_json::Error| format!("codex's config/read answers in a form that is not known: {e}");
+    let mut result: Value = serde_json::from_str(result).map_err(failed)?;
+    merge_profile(&mut result["config"]);
+    serde_json::from_value(result).map_err(failed)
+}
+
+/// Reads a config.toml itself, where codex does not (0.44 – 0.65).
+///
+/// # Errors
+/// Words for a person.
+pub fn read_text(text: &str) -> Result<Person, String> {
+    let mut config = config_text::read(text).ok_or("config.toml is written in a way that is not understood here")?;
+    merge_profile(&mut config);
+    let origins = config.clone();
+    serde_json::from_value(json!({"config": config, "origins": origins}))
+        .map_err(|e| format!("config.toml has a value of the wrong type: {e}"))
+}
+
+/// Up to 0.121 codex leaves it to the reader to look into the profile that is chosen.
+fn merge_profile(config: &mut Value) {
+    let profile = config["profile"].as_str().and_then(|name| config["profiles"][name].as_object()).cloned();
+    for key in ["model", "model_provider", "chatgpt_base_url"] {
+        if let Some(value) = profile.as_ref().and_then(|profile| profile.get(key)).filter(|value| !value.is_null()) {
+            config[key] = value.clone();
+        }
+    }
 }
 
 impl Person {
@@ -156,7 +182,7 @@ impl Person {
             {
                 auth.remove("cwd");
             }
-            result.definition = toml(&provider).filter(|_| [KEY_PROVIDER, GATEWAY_PROVIDER].contains(&&*id));
+            result.definition = Some(provider.clone()).filter(|_| [KEY_PROVIDER, GATEWAY_PROVIDER].contains(&&*id));
             own.insert("model_provider".to_owned(), json!(id));
             own.insert("model_providers".to_owned(), json!({ id.clone(): provider }));
             result.provider = Some(id);
@@ -243,6 +269,18 @@ mod tests {
         assert!(person(json!({}), &[]).inherit(&outside(true)).builtin);
         let mock = json!({"model_provider": "mock", "model_providers": {"mock": {"name": "mock"}}});
         assert_eq!(person(mock, &[]).inherit(&outside(false)).env_key, None);
+    }
+
+    #[test]
+    fn a_file_and_a_profile_carry_over_like_codex_s_own_reading() {
+        let text = "profile = 'p'\nmodel = 'a'\nopenai_base_url = 'http://gw/v1'\n[profiles.p]\nmodel = 'b'\nmodel_provider = 'mock'\n\
+            [model_providers.mock]\nname = 'mock'\nbase_url = 'http://h/v1'\nenv_key = 'MOCK_KEY'\n";
+        let own = read_text(text).unwrap().inherit(&Outside::default());
+        assert_eq!((own.model.as_deref(), own.provider.as_deref()), (Some("b"), Some("mock")));
+        assert_eq!(own.env_key.as_deref(), Some("MOCK_KEY"));
+        let own = read_text("openai_base_url = 'http://gw/v1'").unwrap().inherit(&Outside::default());
+        assert_eq!(own.provider.as_deref(), Some(GATEWAY_PROVIDER));
+        assert!(read_text("model = [").is_err() && read_text("model = 3").is_err());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! (which generation serves), [`turns`] (the turns of one request).
 
 pub mod binary;
+pub mod config_text;
 pub mod connection;
 pub mod dialect;
 pub mod generation;

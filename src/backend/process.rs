@@ -36,6 +36,8 @@ pub struct Launch<'a> {
     pub args: &'a [String],
     /// Its `CODEX_HOME`.
     pub home: &'a Path,
+    /// Its `HOME`, where it is not to look into the person's.
+    pub user_home: Option<&'a Path>,
     /// Its empty working directory.
     pub cwd: &'a Path,
     /// How its lines are tagged in the log.
@@ -107,6 +109,9 @@ fn command(launch: &Launch<'_>) -> Command {
         if text.starts_with("PROXY_") || OWN_VARIABLES.contains(&&*text) {
             command.env_remove(&name);
         }
+    }
+    if let Some(home) = launch.user_home {
+        command.env("HOME", home);
     }
     command.env("CODEX_HOME", launch.home).env("NO_COLOR", "1");
     command

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -60,6 +60,7 @@ struct Tables {
 pub struct Router {
     tables: Mutex<Tables>,
     next_id: AtomicU64,
+    by_conversation: AtomicBool,
     ignored: AtomicU64,
     broken: AtomicU64,
 }
@@ -113,21 +114,29 @@ impl Router {
         self.tables().threads.remove(thread);
     }
 
+    /// From now on lines go by the v1 protocol's name of a thread. Codex tells everything in both protocols where it has
+    /// both (0.58 – 0.114): what goes by the other name concerns nobody.
+    pub fn route_by_conversation(&self) {
+        self.by_conversation.store(true, Ordering::Relaxed);
+    }
+
     /// Takes one line to whom it belongs. Never waits.
     pub fn route(&self, line: &[u8]) -> Routed {
         let Ok(probe) = serde_json::from_slice::<Probe<'_>>(line) else {
             self.broken.fetch_add(1, Ordering::Relaxed);
             return Routed::Done;
         };
+        let params = &probe.params;
+        let by_conversation = self.by_conversation.load(Ordering::Relaxed);
+        let thread = if by_conversation { &params.conversation_id } else { &params.thread_id };
         match (probe.id, probe.method.is_empty()) {
             (Some(id), true) => self.respond(id.get(), line),
             (None, false) if probe.method == limits::METHOD => self.tables().limits = Some(line.to_vec()),
             (None, false) => {
-                self.deliver(&probe.params.thread_id, line);
+                self.deliver(thread, line);
             }
             (Some(id), false) => {
                 // A tool call ends the turn whose client offers tools; every other request is refused for everybody.
-                let thread = &*probe.params.thread_id;
                 if probe.method != "item/tool/call" || !self.takes_calls(thread) || !self.deliver(thread, line) {
                     return Routed::Refuse { id: id.get().to_owned(), method: probe.method.into_owned() };
                 }
@@ -243,6 +252,23 @@ mod tests {
         assert!(matches!(two.take(), Some((0, Delivery::Line(line))) if line == delta("2")));
         assert!(two.take().is_none());
         assert_eq!(router.counts(), (2, 0));
+    }
+
+    #[test]
+    fn of_two_protocols_at_once_one_counts() {
+        let old = br#"{"method":"codex/event/agent_message_delta","params":{"conversationId":"1","msg":{}}}"#;
+        for by_conversation in [false, true] {
+            let router = Router::default();
+            if by_conversation {
+                router.route_by_conversation();
+            }
+            let mailbox = subscribe(&router, "1");
+            router.route(old);
+            router.route(&delta("1"));
+            let expected = if by_conversation { old.to_vec() } else { delta("1") };
+            assert!(matches!(mailbox.take(), Some((0, Delivery::Line(line))) if line == expected));
+            assert!(mailbox.take().is_none());
+        }
     }
 
     #[test]

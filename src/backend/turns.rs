@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::{Sender, at, select};
 
 use super::connection::{CallError, Patience};
-use super::dialect::{Decoder, StartError, limits};
+use super::dialect::{Decoder, StartError, Thread, limits};
 use super::generation::Generation;
 use super::mailbox::{Delivery, Mailbox};
 use super::supervisor::Event;
@@ -61,7 +61,7 @@ struct ActiveTurn {
     index: u32,
     /// Its name in the mailbox, which no earlier attempt had: that one's end may still be on its way.
     key: u32,
-    thread: String,
+    thread: Thread,
     decoder: Decoder,
     interrupted: bool,
     whole: Deadline,
@@ -112,18 +112,18 @@ impl Turns {
         let failed = |error| unstarted(error, &lease);
         let thread = dialect.start_thread(connection, &session, request, patience).map_err(failed)?;
         let release = |error| {
-            connection.router.unsubscribe(&thread);
-            dialect.release(connection, &thread);
+            connection.router.unsubscribe(&thread.id);
+            dialect.release(connection, &session, &thread);
             failed(error)
         };
         self.begun += 1;
         let key = self.begun;
         let inlet = self.mailbox.inlet(key, !request.tools.is_empty());
-        let subscribed = connection.router.subscribe(&thread, inlet);
+        let subscribed = connection.router.subscribe(&thread.id, inlet);
         subscribed.map_err(|cause| failed(StartError::Early(CallError::Closed(cause))))?;
-        let decoder = dialect.start_turn(connection, &generation.capabilities, &session, &thread, request, patience);
+        let decoder = dialect.start_turn(connection, &session, &thread, request, patience);
         let decoder = decoder.map_err(release)?;
-        let id = thread.clone();
+        let id = thread.id.clone();
         self.active.push(ActiveTurn {
             index,
             key,
@@ -285,8 +285,8 @@ impl Drop for ActiveTurn {
         if let Some(refusal) = self.decoder.refusal {
             let _ = self.lease.events.send(Event::Refused(refusal));
         }
-        generation.connection.router.unsubscribe(&self.thread);
-        generation.dialect.release(&generation.connection, &self.thread);
+        generation.connection.router.unsubscribe(&self.thread.id);
+        generation.dialect.release(&generation.connection, &generation.session(), &self.thread);
     }
 }
 

@@ -26,6 +26,9 @@ pub struct ProbeParams<'a> {
     /// The thread that a message belongs to.
     #[serde(default, borrow)]
     pub thread_id: Cow<'a, str>,
+    /// The same in the v1 protocol.
+    #[serde(default, borrow)]
+    pub conversation_id: Cow<'a, str>,
 }
 
 /// An error as codex answers it.
@@ -42,6 +45,11 @@ impl RpcError {
     /// Whether codex only asks to come back later.
     pub fn is_overload(&self) -> bool {
         self.code == -32001
+    }
+
+    /// Whether codex does not have the method that was called; up to 0.50 it says no more than that something is wrong.
+    pub fn is_unknown_method(&self) -> bool {
+        self.code == -32600 && (self.message == "Invalid request" || self.message.contains("unknown variant"))
     }
 }
 

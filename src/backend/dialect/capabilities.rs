@@ -1,8 +1,13 @@
-//! All knowledge of versions: what a codex can do, from the version in its `initialize` reply.
+//! All knowledge of versions: one table of what a codex can do since and until when, read by the version in its
+//! `initialize` reply and corrected by its answers. Measured on the versions that are named here; what lies between two
+//! of them counts from the later one.
 
 use std::fmt;
 
+use super::Dialect;
 use super::tool_names::CodexTools;
+use crate::config::{PromptMode, ProtocolChoice, names};
+use crate::turn::{TurnError, TurnErrorKind};
 
 /// A version of codex.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,26 +34,169 @@ impl Version {
 }
 
 /// The oldest codex that is served.
-pub const OLDEST: Version = Version(0, 142, 0);
+pub const OLDEST: Version = Version(0, 44, 0);
 /// The newest codex whose behaviour was measured; a later one is taken to be like it.
 pub const NEWEST: Version = Version(0, 169, 0);
 
-/// The first version with `thread/unsubscribe` that unloads a thread (`thread_unload_delay_secs`).
-const UNLOADS: Version = Version(0, 156, 0);
-/// The first version that needs no tool of its own left in a lean request.
-const DROPS_UPDATE_PLAN: Version = Version(0, 146, 0);
-/// From here on a silent model's connection is dropped by an interrupt.
-const DROPS_SILENT_MODEL: Version = Version(0, 151, 0);
-/// The first version with `rawResponse/completed`.
-const ENDS_RESPONSES: Version = Version(0, 146, 0);
+/// Something that not every codex can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feature {
+    /// `newConversation` and its kind.
+    V1,
+    /// `thread/*` and `turn/*`, with usage and errors.
+    V2,
+    /// A summary of reasoning need not be asked for; before, codex passes `none` on as it is.
+    NoSummary,
+    /// `model/list` asks the network, for seconds where it is out of reach.
+    SlowModelList,
+    /// `turn/start.outputSchema`.
+    OutputSchema,
+    /// `--config` at start reaches threads; before, only the `config` of each thread does.
+    StartConfig,
+    /// Threads that are not written to disk.
+    Ephemeral,
+    /// `dynamicTools`.
+    Tools,
+    /// What cut an answer is told.
+    CutReason,
+    /// Notifications can be switched off by name.
+    OptOut,
+    /// Notifications of the v1 protocol come beside those of v2.
+    OldEvents,
+    /// Every turn has an end.
+    EndsTurns,
+    /// `thread/unsubscribe`.
+    Unsubscribe,
+    /// Skills are kept out by settings; before, by a home that has no place for them.
+    SkillSettings,
+    /// `thread/inject_items`.
+    Inject,
+    /// `codex debug models`, and a catalog that is taken instead.
+    Catalog,
+    /// A turn may start without input after an injected history.
+    EmptyInput,
+    /// Usage is told before the turn ends.
+    UsageFirst,
+    /// No tool of codex's own is left in a lean request.
+    NoOwnTools,
+    /// `rawResponse/completed` marks the end of a model's response.
+    EndsResponses,
+    /// An interrupt drops the connection of a silent model.
+    DropsSilentModel,
+    /// `thread/unsubscribe` unloads a thread (`thread_unload_delay_secs`).
+    Unloads,
+}
+
+struct Row {
+    feature: Feature,
+    since: Version,
+    /// The first version without it.
+    until: Option<Version>,
+    /// Whether only the v2 protocol has it.
+    v2: bool,
+    /// A call that exists where the feature does.
+    method: Option<&'static str>,
+    /// What its lack costs.
+    cost: &'static str,
+}
+
+const fn row(feature: Feature, minor: u32, v2: bool, cost: &'static str) -> Row {
+    Row { feature, since: Version(0, minor, 0), until: None, v2, method: None, cost }
+}
+
+impl Row {
+    const fn until(self, minor: u32) -> Self {
+        Self { until: Some(Version(0, minor, 0)), ..self }
+    }
+
+    const fn method(self, method: &'static str) -> Self {
+        Self { method: Some(method), ..self }
+    }
+
+    fn covers(&self, version: Version) -> bool {
+        version >= self.since && self.until.is_none_or(|until| version < until)
+    }
+}
+
+/// The table. An empty cost is no cost.
+const TABLE: &[Row] = &[
+    row(Feature::V1, 44, false, "").until(107).method("interruptConversation"),
+    row(Feature::V2, 66, false, "").method("turn/interrupt"),
+    row(Feature::NoSummary, 77, false, "is always asked for a summary of the reasoning: a few more tokens of output"),
+    row(Feature::SlowModelList, 77, false, "").until(104),
+    row(Feature::OutputSchema, 80, true, "takes no JSON schema for the answer: response_format json_schema is refused"),
+    row(Feature::StartConfig, 80, false, ""),
+    row(Feature::Ephemeral, 92, true, "writes each conversation to disk: the file is removed when its turn has ended"),
+    row(Feature::Tools, 92, true, "takes no tools: a request whose tools may be called is refused"),
+    row(
+        Feature::CutReason,
+        104,
+        false,
+        "does not tell that an answer was cut by the output limit or a filter: that is an upstream error",
+    ),
+    row(Feature::OptOut, 104, true, ""),
+    row(Feature::OldEvents, 44, false, "").until(115),
+    row(
+        Feature::EndsTurns,
+        107,
+        true,
+        "leaves about one turn in a hundred without an end when many run at once: such an answer is complete a second late",
+    ),
+    row(Feature::Unsubscribe, 107, true, "").method("thread/unsubscribe"),
+    row(Feature::SkillSettings, 121, false, ""),
+    row(
+        Feature::Inject,
+        121,
+        true,
+        "takes no history: the model sees the conversation as one text (prompt mode joined), and reasoning of earlier turns is lost",
+    )
+    .method("thread/inject_items"),
+    row(Feature::Catalog, 125, false, ""),
+    row(
+        Feature::EmptyInput,
+        142,
+        true,
+        "wants a message of the user last: a conversation that ends otherwise goes to the model as one text",
+    ),
+    row(Feature::UsageFirst, 142, true, ""),
+    row(Feature::NoOwnTools, 146, false, ""),
+    row(Feature::EndsResponses, 146, true, ""),
+    row(
+        Feature::DropsSilentModel,
+        151,
+        false,
+        "keeps the connection of an interrupted turn open while the model is silent",
+    ),
+    row(Feature::Unloads, 156, true, "does not unload threads: its memory grows and it is replaced more often"),
+];
+
+/// What a lean request holds beside the client's words and the base instructions: bytes of tools and texts, since which
+/// version, measured with the models that are listed.
+const HARNESS: &[(Version, &str)] = &[(Version(0, 142, 0), "its update_plan tool (about 800 bytes)")];
+
+/// Those of the v1 protocol that come often.
+const OLD_EVENTS: &[&str] = &[
+    "codex/event/agent_message",
+    "codex/event/agent_message_content_delta",
+    "codex/event/agent_message_delta",
+    "codex/event/agent_reasoning",
+    "codex/event/agent_reasoning_delta",
+    "codex/event/item_completed",
+    "codex/event/item_started",
+    "codex/event/raw_response_item",
+    "codex/event/reasoning_content_delta",
+    "codex/event/task_complete",
+    "codex/event/task_started",
+    "codex/event/token_count",
+    "codex/event/user_message",
+];
 
 /// What one codex can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// The version; `None`: its reply could not be read, so it is taken for the newest known.
     pub version: Option<Version>,
-    /// Whether `rawResponse/completed` marks the end of a model's response.
-    pub ends_responses: bool,
+    present: u32,
 }
 
 impl Capabilities {
@@ -62,19 +210,91 @@ impl Capabilities {
         if known < OLDEST {
             return Err(format!("codex {known} is older than {OLDEST}, the oldest that is served; update codex"));
         }
-        Ok(Self { version, ends_responses: known >= ENDS_RESPONSES })
+        let mut found = Self { version, present: 0 };
+        TABLE.iter().for_each(|row| found.set(row.feature, row.covers(known)));
+        Ok(found)
     }
 
     fn known(&self) -> Version {
         self.version.unwrap_or(NEWEST)
     }
 
+    /// Whether this codex has it.
+    pub fn has(&self, feature: Feature) -> bool {
+        self.present & (1 << feature as u32) != 0
+    }
+
+    fn set(&mut self, feature: Feature, present: bool) {
+        self.present = self.present & !(1 << feature as u32) | u32::from(present) << feature as u32;
+    }
+
+    /// Calls that tell by their refusal whether a feature is there: without params none of them does anything.
+    pub fn questions() -> impl Iterator<Item = &'static str> {
+        TABLE.iter().filter_map(|row| row.method)
+    }
+
+    /// Corrects the table by how codex refused such a call. Up to 0.50 it does not say why.
+    pub fn correct(&mut self, method: &str, refusal: &str) {
+        if let Some(row) = TABLE.iter().find(|row| row.method == Some(method))
+            && refusal != "Invalid request"
+        {
+            self.set(row.feature, !refusal.contains("unknown variant"));
+        }
+    }
+
+    /// Notifications that are not wanted, as they say what others say too.
+    pub fn muted(&self, protocol: ProtocolChoice) -> &'static [&'static str] {
+        let both = self.has(Feature::OptOut) && self.has(Feature::OldEvents);
+        if both && protocol != ProtocolChoice::V1 { OLD_EVENTS } else { &[] }
+    }
+
+    /// The protocol to speak, and whether conversations go in as one text. What only the other protocol has is gone then.
+    ///
+    /// # Errors
+    /// Words for a person: this codex lacks what the settings pin.
+    pub fn choose(&mut self, protocol: ProtocolChoice, prompt: PromptMode) -> Result<(Dialect, bool), String> {
+        let lacks = |setting: &str, value: &str, need: &str| {
+            format!("{setting}={value}: codex {} cannot do that, {need} can; change the setting or codex", self.known())
+        };
+        let dialect = match protocol {
+            ProtocolChoice::Auto if self.has(Feature::V2) => Dialect::V2,
+            ProtocolChoice::Auto if self.has(Feature::V1) => Dialect::V1,
+            ProtocolChoice::Auto => {
+                return Err(format!("codex {} speaks no protocol that is known here", self.known()));
+            }
+            ProtocolChoice::V1 if self.has(Feature::V1) => Dialect::V1,
+            ProtocolChoice::V1 => return Err(lacks(names::PROTOCOL, "v1", &range(Feature::V1))),
+            ProtocolChoice::V2 if self.has(Feature::V2) => Dialect::V2,
+            ProtocolChoice::V2 => return Err(lacks(names::PROTOCOL, "v2", &range(Feature::V2))),
+        };
+        let native = dialect == Dialect::V2 && self.has(Feature::Inject);
+        if prompt == PromptMode::Native && !(native && self.has(Feature::EmptyInput)) {
+            return Err(lacks(names::PROMPT_MODE, "native", &range(Feature::EmptyInput)));
+        }
+        if dialect == Dialect::V1 {
+            TABLE.iter().filter(|row| row.v2).for_each(|row| self.set(row.feature, false));
+        }
+        Ok((dialect, !native || prompt == PromptMode::Joined))
+    }
+
+    /// What a client is told that asks for what this codex does not have.
+    pub fn lacking(&self, what: &str, feature: Feature) -> TurnError {
+        let known = self.known();
+        let why = if TABLE.iter().any(|row| row.feature == feature && row.covers(known)) {
+            "the v2 protocol, which PROXY_APP_SERVER_PROTOCOL rules out".to_owned()
+        } else {
+            format!("codex {}; this is codex {known}", range(feature))
+        };
+        TurnError::new(TurnErrorKind::Unsupported, format!("{what} need {why}."))
+    }
+
     /// What codex offers the model of its own.
     pub fn codex_tools(&self, lean: bool) -> CodexTools {
         match lean {
             false => CodexTools::All,
-            true if self.known() < DROPS_UPDATE_PLAN => CodexTools::UpdatePlan,
-            true => CodexTools::None,
+            true if self.has(Feature::NoOwnTools) => CodexTools::None,
+            true if self.known() >= HARNESS[0].0 => CodexTools::UpdatePlan,
+            true => CodexTools::Some,
         }
     }
 
@@ -89,26 +309,26 @@ impl Capabilities {
         }
     }
 
-    /// What this version cannot do under the lean profile, and what that costs.
+    /// What this codex cannot do under its profile and protocol, and what that costs.
     pub fn degraded(&self, lean: bool) -> Vec<String> {
-        let mut degraded = Vec::new();
-        let version = self.known();
-        if self.codex_tools(lean) == CodexTools::UpdatePlan {
-            degraded.push(format!(
-                "codex before {DROPS_UPDATE_PLAN} always offers the model its own update_plan tool: about 800 bytes in each request"
-            ));
-        }
-        if version < DROPS_SILENT_MODEL {
-            degraded.push(format!(
-                "codex before {DROPS_SILENT_MODEL} keeps the connection of an interrupted turn open while the model is silent"
-            ));
-        }
-        if version < UNLOADS {
-            degraded.push(format!(
-                "codex before {UNLOADS} does not unload threads: its memory grows and it is replaced more often"
-            ));
+        let name = format!("codex {}", self.known());
+        let lacking = TABLE.iter().filter(|row| !row.cost.is_empty() && !self.has(row.feature));
+        let mut degraded: Vec<String> = lacking.map(|row| format!("{name} {}", row.cost)).collect();
+        if lean && !self.has(Feature::NoOwnTools) {
+            let own = HARNESS.iter().find(|(since, _)| self.known() >= *since);
+            degraded.extend(own.map(|(_, what)| format!("{name} adds to each request {what}")));
         }
         degraded
+    }
+}
+
+/// The versions that have a feature, in words.
+fn range(feature: Feature) -> String {
+    let row = TABLE.iter().find(|row| row.feature == feature);
+    match row.map(|row| (row.since, row.until)) {
+        Some((since, Some(until))) => format!("{since} or newer and before {until}"),
+        Some((since, None)) => format!("{since} or newer"),
+        None => "another version".to_owned(),
     }
 }
 
@@ -127,14 +347,59 @@ mod tests {
     }
 
     #[test]
-    fn old_versions_are_refused_and_unknown_ones_are_like_the_newest() {
-        assert!(Capabilities::of("x/0.50.0 (y)").unwrap_err().contains("0.50.0"));
+    fn the_table_has_one_row_for_each_feature() {
+        for row in TABLE {
+            assert_eq!(TABLE.iter().filter(|other| other.feature == row.feature).count(), 1, "{:?}", row.feature);
+        }
+        assert!(TABLE.len() <= 32);
+    }
+
+    #[test]
+    fn too_old_versions_are_refused_and_unknown_ones_are_like_the_newest() {
+        assert!(Capabilities::of("x/0.43.0 (y)").unwrap_err().contains("0.43.0"));
         let newest = Capabilities::of("x/0.169.0").unwrap();
         assert!(newest.degraded(true).is_empty() && newest.remark().is_none());
-        let future = Capabilities::of("x/9.9.9").unwrap();
+        let mut future = Capabilities::of("x/9.9.9").unwrap();
         assert!(future.degraded(true).is_empty() && future.remark().is_some());
+        assert_eq!(future.choose(ProtocolChoice::Auto, PromptMode::Auto), Ok((Dialect::V2, false)));
         assert!(Capabilities::of("nonsense").unwrap().remark().is_some());
         let old = Capabilities::of("x/0.142.5").unwrap().degraded(true);
         assert!(old.iter().any(|line| line.contains("update_plan")), "{old:?}");
+    }
+
+    #[test]
+    fn the_choice_follows_version_pins_and_answers() {
+        use {PromptMode as Prompt, ProtocolChoice as Protocol};
+        let of = |version: &str| Capabilities::of(&format!("x/{version}")).unwrap();
+        for (version, expected) in [
+            ("0.44.0", (Dialect::V1, true)),
+            ("0.65.0", (Dialect::V1, true)),
+            ("0.66.0", (Dialect::V2, true)),
+            ("0.121.0", (Dialect::V2, false)),
+        ] {
+            assert_eq!(of(version).choose(Protocol::Auto, Prompt::Auto), Ok(expected), "{version}");
+        }
+        let mut pinned = of("0.104.0");
+        assert_eq!(pinned.choose(Protocol::V1, Prompt::Auto), Ok((Dialect::V1, true)));
+        assert!(pinned.lacking("Tools", Feature::Tools).message.contains("PROXY_APP_SERVER_PROTOCOL"));
+        assert!(of("0.77.0").lacking("Tools", Feature::Tools).message.contains("0.92.0"));
+        for (version, protocol, prompt, words) in [
+            ("0.107.0", Protocol::V1, Prompt::Auto, "PROXY_APP_SERVER_PROTOCOL=v1"),
+            ("0.50.0", Protocol::V2, Prompt::Auto, "0.66.0 or newer"),
+            ("0.121.0", Protocol::Auto, Prompt::Native, "PROXY_PROMPT_MODE=native"),
+        ] {
+            let error = of(version).choose(protocol, prompt).unwrap_err();
+            assert!(error.contains(words), "{error}");
+        }
+        let mut odd = of("9.9.9");
+        odd.correct("thread/inject_items", "Invalid request: unknown variant `thread/inject_items`, expected one of");
+        odd.correct("turn/interrupt", "Invalid request: missing field `threadId`");
+        assert_eq!(odd.choose(Protocol::Auto, Prompt::Auto), Ok((Dialect::V2, true)));
+        odd.correct("turn/interrupt", "Invalid request: unknown variant `turn/interrupt`");
+        odd.correct("interruptConversation", "Invalid request: missing field `conversationId`");
+        assert_eq!(odd.choose(Protocol::Auto, Prompt::Auto), Ok((Dialect::V1, true)));
+        let mut silent = of("0.50.0");
+        silent.correct("interruptConversation", "Invalid request");
+        assert_eq!(silent.choose(Protocol::Auto, Prompt::Auto), Ok((Dialect::V1, true)));
     }
 }

@@ -12,9 +12,9 @@ use crate::turn::{Finish, TurnError, TurnErrorKind as Kind};
 pub(super) struct CodexError {
     #[serde(default)]
     message: String,
-    #[serde(default)]
+    #[serde(default, alias = "codex_error_info")]
     codex_error_info: Value,
-    #[serde(default)]
+    #[serde(default, alias = "additional_details")]
     additional_details: Option<String>,
 }
 
@@ -77,14 +77,14 @@ impl CodexError {
     /// By codex's own name for it, where that says enough.
     fn named(&self) -> Option<Kind> {
         let name = match &self.codex_error_info {
-            Value::String(name) => name.as_str(),
+            Value::String(name) => camel_case(name),
             Value::Object(map) => {
-                let status = map.values().next()?.get("httpStatusCode")?.as_u64()?;
-                return from_status(status);
+                let details = map.values().next()?;
+                return from_status(details.get("httpStatusCode").or(details.get("http_status_code"))?.as_u64()?);
             }
             _ => return None,
         };
-        Some(match name {
+        Some(match name.as_str() {
             "contextWindowExceeded" => Kind::ContextLength,
             "usageLimitExceeded" | "sessionBudgetExceeded" => Kind::QuotaExhausted,
             "rateLimitExceeded" => Kind::RateLimited,
@@ -119,6 +119,16 @@ impl CodexError {
         };
         fixed.to_owned()
     }
+}
+
+/// The v1 protocol has the same names in snake case.
+fn camel_case(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |name, word| {
+        let (head, tail) = word.split_at_checked(1).unwrap_or((word, ""));
+        name + &head.to_ascii_uppercase() + tail
+    })
 }
 
 fn from_status(status: u64) -> Option<Kind> {

@@ -1,26 +1,39 @@
 //! The protocols of codex's app-server behind one closed enum, with one match for each operation.
 
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
 use super::connection::{CallError, Connection, Patience};
-use crate::turn::{TurnError, TurnRequest};
-use capabilities::Capabilities;
+use crate::deadline::Deadline;
+use crate::turn::{TurnError, TurnErrorKind, TurnRequest};
+use capabilities::{Capabilities, Feature};
+pub use decoder::Decoder;
 use tool_names::{CodexTools, ToolNames};
 
 pub mod capabilities;
 pub mod catalog;
+mod decoder;
 pub mod errors;
 pub mod limits;
 pub mod profile;
+mod prompt;
 pub mod server_requests;
 pub mod tool_names;
 mod tool_schema;
-pub mod v2;
+mod v1;
+mod v2;
 
-/// How a turn's lines become events.
-pub use v2::Decoder;
+/// Longest wait for codex to let go of a conversation's file.
+const ARCHIVE: Duration = Duration::from_secs(1);
 
 /// The protocol that a generation speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
+    /// `newConversation`, `codex/event/*`.
+    V1,
     /// `thread/*`, `turn/*`.
     V2,
 }
@@ -28,6 +41,8 @@ pub enum Dialect {
 /// What is the same for all turns of a generation.
 #[derive(Clone, Copy, Debug)]
 pub struct Session<'a> {
+    /// What this codex can do.
+    pub capabilities: &'a Capabilities,
     /// The model when a request names none.
     pub model: Option<&'a str>,
     /// The empty working directory.
@@ -36,6 +51,8 @@ pub struct Session<'a> {
     pub sandbox: &'a str,
     /// Replaces codex's own instructions.
     pub base_instructions: Option<&'a str>,
+    /// What each thread has to be told of the configuration, where `--config` at start does not reach it.
+    pub thread_config: Option<&'a Map<String, Value>>,
     /// Whether codex is to add nothing of its own.
     pub lean: bool,
     /// Whether the conversation goes in as one text.
@@ -44,11 +61,43 @@ pub struct Session<'a> {
     pub codex_tools: CodexTools,
 }
 
-/// A turn that runs.
+impl Session<'_> {
+    /// The summary of reasoning to ask for. `None`: codex's choice.
+    fn summary<'r>(&self, request: &'r TurnRequest) -> Option<&'r str> {
+        request.summary.as_deref().or(self.capabilities.has(Feature::NoSummary).then_some("none"))
+    }
+}
+
+/// Codex's side of one turn: made for it, and forgotten after it.
 #[derive(Debug)]
-pub struct Started {
-    /// Codex's id of it.
-    pub turn: String,
+pub struct Thread {
+    /// What its lines are routed by.
+    pub id: String,
+    /// The listener of v1.
+    subscription: Option<String>,
+    /// The file that codex writes the conversation to, where it does.
+    rollout: Option<String>,
+}
+
+impl Thread {
+    fn new(id: String, rollout: Option<String>) -> Self {
+        Self { id, subscription: None, rollout }
+    }
+
+    /// Has codex close and move the conversation's file, and removes it, wherever it is then.
+    fn archive(&self, connection: &Connection, method: &str, params: Value) {
+        let done = connection.call(method, params, &Deadline::after("the wait for codex's archive", ARCHIVE));
+        if let Err(error) = done {
+            log::debug!("{method}: {error:?}");
+        }
+        let Some(rollout) = self.rollout.as_deref().map(Path::new) else { return };
+        let archived =
+            rollout.ancestors().find(|dir| dir.ends_with("sessions")).and_then(Path::parent).zip(rollout.file_name());
+        let archived: Option<PathBuf> = archived.map(|(home, name)| home.join("archived_sessions").join(name));
+        for file in [Some(rollout), archived.as_deref()].into_iter().flatten() {
+            let _ = std::fs::remove_file(file);
+        }
+    }
 }
 
 /// Why a turn did not start.
@@ -68,17 +117,29 @@ impl From<CallError> for StartError {
     }
 }
 
+fn parse<'a, T: Deserialize<'a>>(method: &str, result: &'a str) -> Result<T, StartError> {
+    serde_json::from_str(result).map_err(|e| {
+        StartError::Turn(TurnError::new(
+            TurnErrorKind::Upstream,
+            format!("codex answered {method} in an unknown form: {e}"),
+        ))
+    })
+}
+
 impl Dialect {
     /// Its name, for the log and `/readyz`.
     pub fn name(self) -> &'static str {
         match self {
+            Self::V1 => "v1",
             Self::V2 => "v2",
         }
     }
 
-    /// The cheapest call that is answered without the network.
+    /// The cheapest call that is answered without the network; a refusal of a version that does not know it is an
+    /// answer too.
     pub fn ping(self) -> &'static str {
         match self {
+            Self::V1 => "getUserAgent",
             Self::V2 => "thread/loaded/list",
         }
     }
@@ -93,9 +154,18 @@ impl Dialect {
         session: &Session<'_>,
         request: &TurnRequest,
         patience: Patience<'_>,
-    ) -> Result<String, StartError> {
+    ) -> Result<Thread, StartError> {
+        for (wanted, what, feature) in [
+            (!request.tools.is_empty(), "Tools", Feature::Tools),
+            (request.output_schema.is_some(), "Answers by a JSON schema", Feature::OutputSchema),
+        ] {
+            if wanted && !session.capabilities.has(feature) {
+                return Err(StartError::Turn(session.capabilities.lacking(what, feature)));
+            }
+        }
         let names = ToolNames::of(request, session.codex_tools);
         match self {
+            Self::V1 => v1::start_thread(connection, session, request, patience),
             Self::V2 => v2::start_thread(connection, session, request, &names, patience),
         }
     }
@@ -107,32 +177,32 @@ impl Dialect {
     pub fn start_turn(
         self,
         connection: &Connection,
-        capabilities: &Capabilities,
         session: &Session<'_>,
-        thread: &str,
+        thread: &Thread,
         request: &TurnRequest,
         patience: Patience<'_>,
     ) -> Result<Decoder, StartError> {
         let names = ToolNames::of(request, session.codex_tools);
-        match self {
-            Self::V2 => {
-                let started = v2::start_turn(connection, session, thread, request, &names, patience)?;
-                Ok(Decoder::new(started.turn, names, capabilities.ends_responses))
-            }
-        }
+        let turn = match self {
+            Self::V1 => v1::start_turn(connection, thread, request, patience).map(|()| String::new()),
+            Self::V2 => v2::start_turn(connection, session, thread, request, &names, patience),
+        }?;
+        Ok(Decoder::new(self, *session.capabilities, turn, names))
     }
 
     /// Asks codex to stop a turn.
-    pub fn interrupt(self, connection: &Connection, thread: &str, turn: &str) {
+    pub fn interrupt(self, connection: &Connection, thread: &Thread, turn: &str) {
         match self {
+            Self::V1 => v1::interrupt(connection, thread),
             Self::V2 => v2::interrupt(connection, thread, turn),
         }
     }
 
-    /// Lets codex forget a thread.
-    pub fn release(self, connection: &Connection, thread: &str) {
+    /// Lets codex forget a thread, and the disk too. Waits a moment where codex has written it there.
+    pub fn release(self, connection: &Connection, session: &Session<'_>, thread: &Thread) {
         match self {
-            Self::V2 => v2::release(connection, thread),
+            Self::V1 => v1::release(connection, thread),
+            Self::V2 => v2::release(connection, session, thread),
         }
     }
 }

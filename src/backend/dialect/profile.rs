@@ -1,9 +1,14 @@
 //! What codex is told at start, so that the model gets the client's words and nothing of codex's own (DESIGN rule 12).
 //!
 //! All of it goes in as `--config key=value` at start: codex reads no secret there, and a key that a version refuses
-//! ends that process at once with the key's name, so that it can be left out and remembered.
+//! ends that process at once with the key's name, so that it can be left out and remembered. Before 0.80 that does not
+//! reach threads, and each gets the same keys in its own configuration.
 
 use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::backend::inherit::toml;
 
 /// Keys that switch off what codex adds to a request, calls home or starts, measured on 0.142.5 – 0.169.0. Versions that
 /// do not know a key ignore it.
@@ -55,6 +60,10 @@ const LEAN_FEATURES: &[&str] = &[
     "tool_call_mcp_elicitation",
 ];
 
+/// Keys that only versions before 0.121 know, all to be false.
+const LEAN_OLD: &[&str] =
+    &["features.collaboration_modes", "features.skills", "features.view_image_tool", "tools.view_image"];
+
 /// Keys of both profiles: no calls home, no prompt on disk, threads unloaded at once (from 0.156 on).
 const ALWAYS: &[(&str, &str)] = &[
     ("approval_policy", "\"never\""),
@@ -78,50 +87,79 @@ pub struct Overrides<'a> {
     /// Overrides the model of the configuration.
     pub model: Option<&'a str>,
     /// Overrides the provider of the configuration, with its definition where codex does not find one.
-    pub provider: Option<(&'a str, Option<&'a str>)>,
+    pub provider: Option<(&'a str, Option<&'a Value>)>,
     /// Where the databases go.
     pub sqlite: &'a Path,
     /// The derived catalog.
     pub catalog: Option<&'a Path>,
+    /// Whether it is a codex that needs other keys too.
+    pub old: bool,
     /// Keys that this codex refused before.
     pub refused: &'a [String],
 }
 
-/// The arguments of `codex`.
-pub fn arguments(overrides: &Overrides<'_>) -> Vec<String> {
-    let mut keys: Vec<(String, String)> = Vec::new();
-    let mut add = |key: &str, value: String| keys.push((key.to_owned(), value));
+/// What codex is told, key by key.
+fn keys(overrides: &Overrides<'_>) -> Vec<(String, Value)> {
+    let mut keys: Vec<(String, Value)> = Vec::new();
+    let mut add = |key: &str, value: Value| keys.push((key.to_owned(), value));
     if let Some(model) = overrides.model {
-        add("model", quoted(model));
+        add("model", model.into());
     }
     if let Some((provider, definition)) = overrides.provider {
-        add("model_provider", quoted(provider));
-        definition
-            .into_iter()
-            .for_each(|definition| add(&format!("model_providers.{provider}"), definition.to_owned()));
+        add("model_provider", provider.into());
+        // One by one: 0.50 does not take them as one object.
+        for (key, value) in definition.and_then(Value::as_object).into_iter().flatten() {
+            add(&format!("model_providers.{provider}.{key}"), value.clone());
+        }
     }
-    add("sandbox_mode", quoted(overrides.sandbox));
-    add("sqlite_home", quoted(&overrides.sqlite.to_string_lossy()));
+    add("sandbox_mode", overrides.sandbox.into());
+    add("sqlite_home", overrides.sqlite.to_string_lossy().into());
     if let Some(catalog) = overrides.catalog {
-        add("model_catalog_json", quoted(&catalog.to_string_lossy()));
+        add("model_catalog_json", catalog.to_string_lossy().into());
     }
-    ALWAYS.iter().for_each(|(key, value)| add(key, (*value).to_owned()));
+    let known = |value: &str| serde_json::from_str(value).unwrap_or_default();
+    ALWAYS.iter().for_each(|(key, value)| add(key, known(value)));
     if overrides.lean {
-        LEAN.iter().for_each(|(key, value)| add(key, (*value).to_owned()));
-        LEAN_FEATURES.iter().for_each(|feature| add(&format!("features.{feature}"), "false".to_owned()));
+        LEAN.iter().for_each(|(key, value)| add(key, known(value)));
+        LEAN_FEATURES.iter().for_each(|feature| add(&format!("features.{feature}"), false.into()));
+        if overrides.old {
+            LEAN_OLD.iter().for_each(|key| add(key, false.into()));
+        }
     }
     keys.retain(|(key, _)| !overrides.refused.iter().any(|refused| covers(refused, key)));
+    keys
+}
+
+/// The arguments of `codex`.
+pub fn arguments(overrides: &Overrides<'_>) -> Vec<String> {
     let mut arguments = vec!["app-server".to_owned()];
-    for (key, value) in keys {
+    for (key, value) in keys(overrides) {
+        let value = toml(&value).unwrap_or_default();
         arguments.extend(["--config".to_owned(), format!("{key}={value}")]);
     }
     arguments
 }
 
+/// The same for the `config` of a thread, where the arguments do not reach it.
+pub fn thread_config(overrides: &Overrides<'_>, api_key: bool) -> Map<String, Value> {
+    let mut config: Map<String, Value> = keys(overrides).into_iter().collect();
+    config.insert("preferred_auth_method".to_owned(), if api_key { "apikey" } else { "chatgpt" }.into());
+    config
+}
+
 /// The arguments of a codex that is to read the person's configuration and do nothing else, whatever is switched on there.
 pub fn quiet_arguments(sqlite: &Path) -> Vec<String> {
     let sandbox = "read-only";
-    arguments(&Overrides { lean: false, sandbox, model: None, provider: None, sqlite, catalog: None, refused: &[] })
+    arguments(&Overrides {
+        lean: false,
+        sandbox,
+        model: None,
+        provider: None,
+        sqlite,
+        catalog: None,
+        old: false,
+        refused: &[],
+    })
 }
 
 /// Finds the key that codex ended over: `` in `KEY` `` on its stderr. Only keys that may be left out are returned.
@@ -138,10 +176,6 @@ fn covers(refused: &str, key: &str) -> bool {
     key.strip_prefix(refused).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-fn quoted(text: &str) -> String {
-    super::super::inherit::toml(&serde_json::Value::from(text)).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,6 +189,7 @@ mod tests {
             provider: None,
             sqlite,
             catalog: None,
+            old: false,
             refused,
         })
     }

@@ -47,8 +47,10 @@ pub enum CodexTools {
     /// None (lean, from 0.146 on).
     #[default]
     None,
-    /// `update_plan`, which nothing removes (lean, before 0.146).
+    /// `update_plan`, which nothing removes (lean, from 0.142 on and before 0.146).
     UpdatePlan,
+    /// Some, which nothing removes (lean, before 0.142).
+    Some,
     /// All that the version has.
     All,
 }
@@ -59,7 +61,7 @@ impl CodexTools {
         match self {
             Self::None => false,
             Self::UpdatePlan => name == "update_plan",
-            Self::All => RESERVED.contains(&name) || SHELLS.contains(&name) || name.starts_with("mcp__"),
+            Self::Some | Self::All => RESERVED.contains(&name) || SHELLS.contains(&name) || name.starts_with("mcp__"),
         }
     }
 

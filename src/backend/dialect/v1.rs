@@ -1,0 +1,161 @@
+//! The `newConversation` protocol (0.44 – 0.106): one conversation for each turn, the whole history in one text, settings
+//! inside `newConversation`, as `--config` at start does not reach it.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::decoder::{Decoder, Pause, Tokens, raw};
+use super::errors::CodexError;
+use super::prompt::joined;
+use super::{Session, StartError, Thread, parse};
+use crate::backend::connection::{Connection, Patience};
+use crate::turn::{TurnEvent, TurnRequest};
+
+/// Starts a conversation for the request and listens to it.
+pub(super) fn start_thread(
+    connection: &Connection,
+    session: &Session<'_>,
+    request: &TurnRequest,
+    patience: Patience<'_>,
+) -> Result<Thread, StartError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Conversation {
+        conversation_id: String,
+        rollout_path: Option<String>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Subscription {
+        subscription_id: String,
+    }
+    let mut config = session.thread_config.cloned().unwrap_or_default();
+    for (key, value) in [
+        ("model_reasoning_effort", &request.effort),
+        ("model_reasoning_summary", &session.summary(request).map(str::to_owned)),
+        ("model_verbosity", &request.verbosity),
+    ] {
+        config.extend(value.as_ref().map(|value| (key.to_owned(), json!(value))));
+    }
+    let mut params =
+        json!({"cwd": session.cwd, "approvalPolicy": "never", "sandbox": session.sandbox, "config": config});
+    for (key, value) in
+        [("model", request.model.as_deref().or(session.model)), ("baseInstructions", session.base_instructions)]
+    {
+        if let Some(value) = value {
+            params[key] = json!(value);
+        }
+    }
+    let result = connection.call("newConversation", params, patience)?;
+    let conversation: Conversation = parse("newConversation", &result)?;
+    let mut thread = Thread::new(conversation.conversation_id, conversation.rollout_path);
+    let listening = connection.call("addConversationListener", json!({"conversationId": thread.id}), patience);
+    let listening = listening.map_err(StartError::from);
+    match listening.and_then(|result| parse::<Subscription>("addConversationListener", &result)) {
+        Ok(subscription) => thread.subscription = Some(subscription.subscription_id),
+        Err(error) => {
+            release(connection, &thread);
+            return Err(error);
+        }
+    }
+    Ok(thread)
+}
+
+/// Starts the turn: by one call, as `sendUserTurn` beside it would run the prompt twice. This one's form never changed.
+pub(super) fn start_turn(
+    connection: &Connection,
+    thread: &Thread,
+    request: &TurnRequest,
+    patience: Patience<'_>,
+) -> Result<(), StartError> {
+    let (text, images) = joined(&request.history);
+    let mut items = vec![json!({"type": "text", "data": {"text": text}})];
+    items.extend(images.iter().map(|url| json!({"type": "image", "data": {"image_url": url}})));
+    let params = json!({"conversationId": thread.id, "items": items});
+    connection.call("sendUserMessage", params, patience).map_err(StartError::Late)?;
+    Ok(())
+}
+
+/// Stops the turn. It is answered once the turn has ended, and so is not waited for.
+pub(super) fn interrupt(connection: &Connection, thread: &Thread) {
+    connection.post("interruptConversation", json!({"conversationId": thread.id}));
+}
+
+/// Lets codex forget the conversation, and takes it from the disk. With a listener, 0.50 takes ten seconds over it.
+pub(super) fn release(connection: &Connection, thread: &Thread) {
+    if let Some(subscription) = &thread.subscription {
+        connection.post("removeConversationListener", json!({"subscriptionId": subscription}));
+    }
+    let rollout = thread.rollout.as_deref().unwrap_or_default();
+    thread.archive(connection, "archiveConversation", json!({"conversationId": thread.id, "rolloutPath": rollout}));
+}
+
+#[derive(Deserialize)]
+struct Line<'a> {
+    #[serde(default, borrow)]
+    method: Cow<'a, str>,
+    #[serde(default, borrow)]
+    params: Params<'a>,
+}
+
+#[derive(Default, Deserialize)]
+struct Params<'a> {
+    #[serde(default, borrow)]
+    msg: Option<&'a RawValue>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Words {
+    delta: String,
+    message: String,
+}
+
+#[derive(Deserialize)]
+struct Count {
+    info: Option<Info>,
+}
+
+#[derive(Deserialize)]
+struct Info {
+    total_token_usage: Option<Tokens>,
+    last_token_usage: Option<Tokens>,
+}
+
+/// Takes in one line of a conversation. Every one of them is a sign of life.
+pub(super) fn decode(decoder: &mut Decoder, line: &[u8], out: &mut Vec<TurnEvent>) -> bool {
+    let Ok(Line { method, params }) = serde_json::from_slice::<Line<'_>>(line) else { return false };
+    let Some(event) = method.strip_prefix("codex/event/") else { return false };
+    decoder.running &= !matches!(event, "task_complete" | "turn_aborted" | "error");
+    if decoder.ended {
+        return true;
+    }
+    let pause = std::mem::replace(&mut decoder.pause, Pause::None);
+    let words = || raw::<Words>(params.msg).unwrap_or_default();
+    let error = || raw::<CodexError>(params.msg).unwrap_or_default();
+    match event {
+        "agent_message_delta" => decoder.feed_text(&words().delta, out),
+        "agent_message" => decoder.complete_message(&words().message, out),
+        "agent_reasoning_section_break" => decoder.sections += 1,
+        "agent_reasoning_delta" => decoder.feed_reasoning((String::new(), decoder.sections), &words().delta, out),
+        "token_count" => {
+            // An early one has no counts; one for each response of the model has them.
+            let info = raw::<Count>(params.msg).and_then(|count| count.info);
+            // The conversation's sum is that of this turn, which has several responses where codex's own tools are used.
+            let usage = info.and_then(|info| {
+                info.total_token_usage.and_then(Tokens::counted).or(info.last_token_usage.and_then(Tokens::counted))
+            });
+            decoder.pause = if pause != Pause::None && usage.is_some() { Pause::Usage } else { pause };
+            decoder.take_usage(usage, out);
+        }
+        "stream_error" => decoder.retry(&error(), out),
+        "error" => decoder.fail(&error(), out),
+        "task_complete" => decoder.complete(out),
+        "turn_aborted" => decoder.interrupted(out),
+        _ => {}
+    }
+    true
+}
