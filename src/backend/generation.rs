@@ -257,13 +257,12 @@ impl Start<'_> {
         };
         let sqlite = home.sqlite();
         let overrides = profile::Overrides {
-            lean,
+            lean: lean.then_some(&capabilities),
             sandbox: self.config.sandbox.as_str(),
             model: self.config.codex_model.as_deref(),
             provider,
             sqlite: &sqlite,
             catalog: catalog.as_deref(),
-            old: !capabilities.has(Feature::SkillSettings),
             refused: &[],
         };
         let (connection, agent) = loop {
@@ -286,7 +285,8 @@ impl Start<'_> {
             }
         };
         let api_key = inherited.env_key.as_deref() == Some(names::OPENAI_API_KEY);
-        let thread_config = profile::thread_config(&overrides, api_key);
+        let refused = &self.knowledge.refused.1;
+        let thread_config = profile::thread_config(&profile::Overrides { refused, ..overrides }, api_key);
         let generation = self.settle(connection, &agent, inherited, home, costs, thread_config);
         self.starting.clear();
         let generation = generation?;

@@ -77,6 +77,8 @@ pub enum Feature {
     EmptyInput,
     /// Usage is told before the turn ends.
     UsageFirst,
+    /// `agents.enabled` is a switch; before, it is refused (0.104 may hang over that).
+    AgentsSwitch,
     /// No tool of codex's own is left in a lean request.
     NoOwnTools,
     /// `rawResponse/completed` marks the end of a model's response.
@@ -140,7 +142,7 @@ const TABLE: &[Row] = &[
         Feature::EndsTurns,
         107,
         true,
-        "leaves about one turn in a hundred without an end when many run at once: such an answer is complete a second late",
+        "may leave a turn without an end when many run at once: its answer is then complete a second late",
     ),
     row(Feature::Unsubscribe, 107, true, "").method("thread/unsubscribe"),
     row(Feature::SkillSettings, 121, false, ""),
@@ -159,6 +161,7 @@ const TABLE: &[Row] = &[
         "wants a message of the user last: a conversation that ends otherwise goes to the model as one text",
     ),
     row(Feature::UsageFirst, 142, true, ""),
+    row(Feature::AgentsSwitch, 146, false, ""),
     row(Feature::NoOwnTools, 146, false, ""),
     row(Feature::EndsResponses, 146, true, ""),
     row(
@@ -313,6 +316,8 @@ impl Capabilities {
     pub fn degraded(&self, lean: bool) -> Vec<String> {
         let name = format!("codex {}", self.known());
         let lacking = TABLE.iter().filter(|row| !row.cost.is_empty() && !self.has(row.feature));
+        // Without a history, how it ends does not matter.
+        let lacking = lacking.filter(|row| row.feature != Feature::EmptyInput || self.has(Feature::Inject));
         let mut degraded: Vec<String> = lacking.map(|row| format!("{name} {}", row.cost)).collect();
         if lean && !self.has(Feature::NoOwnTools) {
             let own = HARNESS.iter().find(|(since, _)| self.known() >= *since);

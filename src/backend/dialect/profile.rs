@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::capabilities::{Capabilities, Feature};
 use crate::backend::inherit::toml;
 
 /// Keys that switch off what codex adds to a request, calls home or starts, measured on 0.142.5 – 0.169.0. Versions that
@@ -30,7 +31,6 @@ const LEAN: &[(&str, &str)] = &[
     ("tools.experimental_request_user_input.enabled", "false"),
     ("tools.update_plan.enabled", "false"),
     ("orchestrator.skills.enabled", "false"),
-    ("agents.enabled", "false"),
     ("notify", "[]"),
     ("features.skip_host_skill_discovery", "true"),
 ];
@@ -80,8 +80,8 @@ const ALWAYS: &[(&str, &str)] = &[
 /// What differs from start to start.
 #[derive(Debug)]
 pub struct Overrides<'a> {
-    /// Whether codex is to add nothing of its own.
-    pub lean: bool,
+    /// Whether codex is to add nothing of its own, and then which codex.
+    pub lean: Option<&'a Capabilities>,
     /// One of codex's three sandbox modes.
     pub sandbox: &'a str,
     /// Overrides the model of the configuration.
@@ -92,8 +92,6 @@ pub struct Overrides<'a> {
     pub sqlite: &'a Path,
     /// The derived catalog.
     pub catalog: Option<&'a Path>,
-    /// Whether it is a codex that needs other keys too.
-    pub old: bool,
     /// Keys that this codex refused before.
     pub refused: &'a [String],
 }
@@ -119,10 +117,13 @@ fn keys(overrides: &Overrides<'_>) -> Vec<(String, Value)> {
     }
     let known = |value: &str| serde_json::from_str(value).unwrap_or_default();
     ALWAYS.iter().for_each(|(key, value)| add(key, known(value)));
-    if overrides.lean {
+    if let Some(capabilities) = overrides.lean {
         LEAN.iter().for_each(|(key, value)| add(key, known(value)));
         LEAN_FEATURES.iter().for_each(|feature| add(&format!("features.{feature}"), false.into()));
-        if overrides.old {
+        if capabilities.has(Feature::AgentsSwitch) {
+            add("agents.enabled", false.into());
+        }
+        if !capabilities.has(Feature::SkillSettings) {
             LEAN_OLD.iter().for_each(|key| add(key, false.into()));
         }
     }
@@ -151,13 +152,12 @@ pub fn thread_config(overrides: &Overrides<'_>, api_key: bool) -> Map<String, Va
 pub fn quiet_arguments(sqlite: &Path) -> Vec<String> {
     let sandbox = "read-only";
     arguments(&Overrides {
-        lean: false,
+        lean: None,
         sandbox,
         model: None,
         provider: None,
         sqlite,
         catalog: None,
-        old: false,
         refused: &[],
     })
 }
@@ -183,13 +183,12 @@ mod tests {
     fn overrides(refused: &[String]) -> Vec<String> {
         let sqlite = Path::new("/h/sqlite");
         arguments(&Overrides {
-            lean: true,
+            lean: Some(&Capabilities::of("x/0.169.0").unwrap()),
             sandbox: "read-only",
             model: Some("gpt-6-sol"),
             provider: None,
             sqlite,
             catalog: None,
-            old: false,
             refused,
         })
     }
@@ -208,14 +207,14 @@ mod tests {
 
     #[test]
     fn a_refused_table_takes_its_keys_along() {
-        // As 0.142.5 words it.
+        // As 0.142.5 words such a thing.
         let words: Vec<String> =
-            ["Error: error loading default config after config error: invalid type: boolean `false`, expected struct AgentRoleToml", "in `agents`"]
+            ["Error: error loading default config after config error: invalid type: boolean `false`, expected struct SkillsToml", "in `skills`"]
                 .map(String::from)
                 .into();
         let key = refused_key(&words).unwrap();
-        assert_eq!(key, "agents");
-        assert!(!overrides(&[key]).iter().any(|argument| argument.starts_with("agents")));
+        assert_eq!(key, "skills");
+        assert!(!overrides(&[key]).iter().any(|argument| argument.starts_with("skills")));
         assert_eq!(refused_key(&["in `model_providers.x`".into()]), None);
         assert_eq!(refused_key(&["something else".into()]), None);
     }
