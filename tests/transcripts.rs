@@ -12,29 +12,38 @@ use std::path::{Path, PathBuf};
 
 use codex_completions::backend::dialect::capabilities::Capabilities;
 use codex_completions::backend::dialect::tool_names::{CodexTools, ToolNames};
-use codex_completions::backend::dialect::v2::Decoder;
+use codex_completions::backend::dialect::{Decoder, Dialect};
+use codex_completions::config::{PromptMode, ProtocolChoice};
 use codex_completions::turn::TurnEvent;
 use serde_json::Value;
 
 /// The turns of a transcript, each with the lines that follow its start.
-fn replay(text: &str, capabilities: Capabilities, lean: CodexTools) -> String {
+fn replay(text: &str, dialect: Dialect, capabilities: Capabilities, lean: CodexTools) -> String {
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let mut result = String::new();
     for (at, line) in lines.iter().enumerate() {
-        if line["client"]["method"] != "turn/start" {
+        let start = line["client"]["method"].as_str().unwrap_or_default();
+        if !matches!(start, "turn/start" | "sendUserTurn" | "sendUserMessage") {
             continue;
         }
         let id = &line["client"]["id"];
         let codex = || lines[at..].iter().map(|line| &line["codex"]).filter(|codex| codex.is_object());
         let reply = codex().find(|codex| codex["id"] == *id && codex["result"].is_object());
-        let Some(turn) = reply.and_then(|reply| reply["result"]["turn"]["id"].as_str()) else { continue };
+        let Some(reply) = reply else { continue };
+        // v1 has no ids of turns.
+        let turn = reply["result"]["turn"]["id"].as_str().unwrap_or_default();
+        let (key, thread) = match dialect {
+            Dialect::V1 => ("conversationId", &line["client"]["params"]["conversationId"]),
+            Dialect::V2 => ("threadId", &line["client"]["params"]["threadId"]),
+        };
         let names = ToolNames::of(&Default::default(), lean);
-        let mut decoder = Decoder::new(turn.to_owned(), names, capabilities.ends_responses);
+        let mut decoder = Decoder::new(dialect, capabilities, turn.to_owned(), names);
         let mut events = Vec::new();
-        for codex in codex() {
+        // As the router picks them.
+        for codex in codex().filter(|codex| codex["params"][key] == *thread) {
             decoder.decode(codex.to_string().as_bytes(), &mut events);
         }
-        // Where nothing marks the end of a response with calls, time does.
+        // Where nothing marks an end, time does.
         if decoder.settle_time().is_some() {
             decoder.settle(&mut events);
         }
@@ -67,10 +76,12 @@ fn every_transcript_gives_the_events_of_its_golden() {
     let mut turns = 0;
     for path in transcripts() {
         let directory = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
-        let version = directory.strip_suffix("-v2").unwrap();
-        let capabilities = Capabilities::of(&format!("x/{version}")).unwrap();
+        let (version, protocol) = directory.rsplit_once('-').unwrap();
+        let protocol = if protocol == "v1" { ProtocolChoice::V1 } else { ProtocolChoice::V2 };
+        let mut capabilities = Capabilities::of(&format!("x/{version}")).unwrap();
+        let (dialect, _) = capabilities.choose(protocol, PromptMode::Auto).unwrap();
         let text = fs::read_to_string(&path).unwrap();
-        let events = replay(&text, capabilities, capabilities.codex_tools(true));
+        let events = replay(&text, dialect, capabilities, capabilities.codex_tools(true));
         turns += events.matches("turn\n").count();
         let golden = path.with_extension("events");
         if std::env::var_os("UPDATE_GOLDENS").is_some() {
@@ -79,6 +90,6 @@ fn every_transcript_gives_the_events_of_its_golden() {
             different.push(format!("{}:\n{events}", golden.display()));
         }
     }
-    assert!(turns > 30, "{turns} turns were found");
+    assert!(turns > 70, "{turns} turns were found");
     assert!(different.is_empty(), "{}", different.join("\n"));
 }

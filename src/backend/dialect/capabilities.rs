@@ -57,6 +57,8 @@ pub enum Feature {
     Ephemeral,
     /// `dynamicTools`.
     Tools,
+    /// Usage is told while the calls of a response wait for their answers, and so marks its end.
+    CountsCalls,
     /// What cut an answer is told.
     CutReason,
     /// Notifications can be switched off by name.
@@ -130,6 +132,7 @@ const TABLE: &[Row] = &[
     row(Feature::StartConfig, 80, false, ""),
     row(Feature::Ephemeral, 92, true, "writes each conversation to disk: the file is removed when its turn has ended"),
     row(Feature::Tools, 92, true, "takes no tools: a request whose tools may be called is refused"),
+    row(Feature::CountsCalls, 92, true, "").until(131),
     row(
         Feature::CutReason,
         104,
