@@ -151,15 +151,7 @@ pub fn thread_config(overrides: &Overrides<'_>, api_key: bool) -> Map<String, Va
 /// The arguments of a codex that is to read the person's configuration and do nothing else, whatever is switched on there.
 pub fn quiet_arguments(sqlite: &Path) -> Vec<String> {
     let sandbox = "read-only";
-    arguments(&Overrides {
-        lean: None,
-        sandbox,
-        model: None,
-        provider: None,
-        sqlite,
-        catalog: None,
-        refused: &[],
-    })
+    arguments(&Overrides { lean: None, sandbox, model: None, provider: None, sqlite, catalog: None, refused: &[] })
 }
 
 /// Finds the key that codex ended over: `` in `KEY` `` on its stderr. Only keys that may be left out are returned.
