@@ -50,6 +50,8 @@ pub enum CancelCause {
     ClientGone,
     /// The grace after a signal is over.
     ShuttingDown,
+    /// Its client leaves more of the answer unread than may be kept for it.
+    SlowReader,
 }
 
 impl CancelCause {
@@ -60,6 +62,10 @@ impl CancelCause {
             Self::ShuttingDown => {
                 TurnError::new(TurnErrorKind::ShuttingDown, "the server is being stopped and its grace period is over")
             }
+            Self::SlowReader => TurnError::new(
+                TurnErrorKind::SlowReader,
+                "the client reads more slowly than the model writes, and its backlog grew too large",
+            ),
         }
     }
 }
@@ -70,8 +76,8 @@ impl CancelCause {
 pub struct Cancel {
     cause: Arc<OnceLock<CancelCause>>,
     wake: Receiver<()>,
-    // Keeps `wake` from becoming ready for ever when the other side is gone.
-    _open: Sender<()>,
+    // Also keeps `wake` from becoming ready for ever when the other side is gone.
+    tell: Sender<()>,
 }
 
 /// The side that tells.
@@ -96,12 +102,17 @@ impl Cancel {
     pub fn new() -> (Canceller, Cancel) {
         let (sender, wake) = bounded(1);
         let cause = Arc::new(OnceLock::new());
-        (Canceller { cause: Arc::clone(&cause), wake: sender.clone() }, Cancel { cause, wake, _open: sender })
+        (Canceller { cause: Arc::clone(&cause), wake: sender.clone() }, Cancel { cause, wake, tell: sender })
     }
 
     /// Why to stop, if so.
     pub fn cause(&self) -> Option<CancelCause> {
         self.cause.get().copied()
+    }
+
+    /// The other side, for whoever has a reason of its own to stop the request.
+    pub fn canceller(&self) -> Canceller {
+        Canceller { cause: Arc::clone(&self.cause), wake: self.tell.clone() }
     }
 
     /// Becomes ready once, when a cause appears.

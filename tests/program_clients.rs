@@ -125,6 +125,33 @@ fn without_a_limit_nobody_waits() {
 }
 
 #[test]
+fn a_client_that_does_not_read_costs_a_bounded_buffer_and_nobody_elses_time() {
+    let proxy = Proxy::fake().file("seen", "").start();
+    assert_eq!(proxy.chat("warm").status, 200);
+    let before = memory(proxy.process.pid(), "VmRSS:");
+    let mut slow = Connection::open(proxy.address);
+    let begun = Instant::now();
+    slow.post("/v1/chat/completions", &ask("[[deltas 120000]] [[size 1000]]", true));
+    until("its turn runs", PATIENCE, || proxy.calls("turn/start") == 2);
+    let other = Instant::now();
+    assert_eq!(proxy.stream("[[say a b c d e f g h i j]] [[gap 10]]").streamed_text(), "a b c d e f g h i j");
+    println!("another stream of 100 ms took {} ms meanwhile", other.elapsed().as_millis());
+    until("the turn was interrupted", PATIENCE, || proxy.calls("turn/interrupt") == 1);
+    proxy.wait_until_running(0, Duration::from_secs(2));
+    println!("cut off after {} ms", begun.elapsed().as_millis());
+    let peak = memory(proxy.process.pid(), "VmHWM:");
+    println!("memory: {} MB before, {} MB at most", before >> 10, peak >> 10);
+    assert!(peak < before + 90_000, "{before} {peak}");
+    // What was on its way still comes, and then the connection ends without the marks of a whole answer.
+    let mut rest = Vec::new();
+    slow.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let _ = slow.stream.read_to_end(&mut rest);
+    assert!(!rest.ends_with(b"0\r\n\r\n") && !rest.windows(6).any(|window| window == b"[DONE]"));
+    assert!(proxy.process.stderr().contains("its backlog grew too large"));
+    assert_eq!((proxy.chat("x").status, proxy.gauge("app_server_starts_total")), (200, 1));
+}
+
+#[test]
 fn nothing_is_left_of_200_requests_of_which_many_broke_off() {
     let mut proxy = Proxy::fake().env("PROXY_SSE_MAX_CONCURRENCY", "8").file("seen", "").start();
     assert_eq!(proxy.chat("warm").status, 200);

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::router::Cause;
+use crate::deadline::{CancelCause, Canceller};
 
 /// Most bytes of lines that wait for a slow client.
 pub const MAX_BYTES: usize = 16 * 1024 * 1024;
@@ -39,6 +40,8 @@ pub struct Inlet {
     pub takes_calls: bool,
     sender: Sender<(u32, Delivery)>,
     counters: Arc<Counters>,
+    // Whoever is to take the lines out may be writing to the slow client.
+    canceller: Canceller,
 }
 
 /// The request's end.
@@ -47,6 +50,7 @@ pub struct Mailbox {
     sender: Sender<(u32, Delivery)>,
     receiver: Receiver<(u32, Delivery)>,
     counters: Arc<Counters>,
+    canceller: Canceller,
 }
 
 impl Inlet {
@@ -58,6 +62,7 @@ impl Inlet {
         // A single line larger than the bound is no backlog.
         if messages > 1 && (bytes > MAX_BYTES || messages > MAX_MESSAGES) {
             let _ = self.sender.send((self.key, Delivery::Overflow));
+            self.canceller.cancel(CancelCause::SlowReader);
             return false;
         }
         let _ = self.sender.send((self.key, Delivery::Line(line.to_vec())));
@@ -70,17 +75,22 @@ impl Inlet {
     }
 }
 
-impl Default for Mailbox {
-    fn default() -> Self {
-        let (sender, receiver) = unbounded();
-        Self { sender, receiver, counters: Arc::default() }
-    }
-}
-
 impl Mailbox {
+    /// An empty one of a request that is cancelled when it grows too large.
+    pub fn new(canceller: Canceller) -> Self {
+        let (sender, receiver) = unbounded();
+        Self { sender, receiver, counters: Arc::default(), canceller }
+    }
+
     /// The way in for the turn of this key.
     pub fn inlet(&self, key: u32, takes_calls: bool) -> Inlet {
-        Inlet { key, takes_calls, sender: self.sender.clone(), counters: Arc::clone(&self.counters) }
+        Inlet {
+            key,
+            takes_calls,
+            sender: self.sender.clone(),
+            counters: Arc::clone(&self.counters),
+            canceller: self.canceller.clone(),
+        }
     }
 
     /// Ready when something has been delivered; what is received from it goes through [`Mailbox::settle`].
@@ -107,10 +117,12 @@ impl Mailbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deadline::Cancel;
 
     #[test]
     fn a_backlog_ends_in_an_overflow_and_a_drained_box_goes_on() {
-        let mailbox = Mailbox::default();
+        let (canceller, cancel) = Cancel::new();
+        let mailbox = Mailbox::new(canceller);
         let inlet = mailbox.inlet(3, false);
         let line = vec![b'x'; 1024 * 1024];
         for _ in 0..40 {
@@ -118,18 +130,18 @@ mod tests {
             assert!(matches!(mailbox.take(), Some((3, Delivery::Line(_)))));
         }
         let accepted = (0..40).take_while(|_| inlet.deliver(&line)).count();
-        assert_eq!(accepted, 16);
+        assert_eq!((accepted, cancel.cause()), (16, Some(CancelCause::SlowReader)));
         let last = std::iter::from_fn(|| mailbox.take()).last();
         assert!(matches!(last, Some((3, Delivery::Overflow))));
     }
 
     #[test]
     fn one_huge_line_is_no_backlog() {
-        let mailbox = Mailbox::default();
+        let mailbox = Mailbox::new(Cancel::new().0);
         let inlet = mailbox.inlet(0, false);
         assert!(inlet.deliver(&vec![b'x'; MAX_BYTES + 1]));
         assert!(matches!(mailbox.take(), Some((0, Delivery::Line(line))) if line.len() == MAX_BYTES + 1));
-        let inlet = Mailbox::default().inlet(0, false);
+        let inlet = Mailbox::new(Cancel::new().0).inlet(0, false);
         assert_eq!((0..MAX_MESSAGES + 1).take_while(|_| inlet.deliver(b"x")).count(), MAX_MESSAGES);
     }
 }

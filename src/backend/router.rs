@@ -214,13 +214,14 @@ impl Router {
 mod tests {
     use super::super::mailbox::{Delivery, Mailbox};
     use super::*;
+    use crate::deadline::Cancel;
 
     fn delta(thread: &str) -> Vec<u8> {
         format!(r#"{{"method":"item/agentMessage/delta","params":{{"threadId":"{thread}","delta":"x"}}}}"#).into_bytes()
     }
 
     fn subscribe(router: &Router, thread: &str) -> Mailbox {
-        let mailbox = Mailbox::default();
+        let mailbox = Mailbox::new(Cancel::new().0);
         router.subscribe(thread, mailbox.inlet(0, true)).unwrap();
         mailbox
     }
@@ -302,6 +303,9 @@ mod tests {
         assert_eq!(waiter.recv().unwrap(), Err(Cause::new("first")));
         assert!(matches!(mailbox.take(), Some((0, Delivery::Closed(cause))) if cause == Cause::new("first")));
         assert_eq!(router.expect().unwrap_err(), Cause::new("first"));
-        assert_eq!(router.subscribe("2", Mailbox::default().inlet(0, true)).unwrap_err(), Cause::new("first"));
+        assert_eq!(
+            router.subscribe("2", Mailbox::new(Cancel::new().0).inlet(0, true)).unwrap_err(),
+            Cause::new("first")
+        );
     }
 }

@@ -14,7 +14,7 @@ use super::generation::Generation;
 use super::mailbox::{Delivery, Mailbox};
 use super::supervisor::Event;
 use crate::config::{Config, names};
-use crate::deadline::{Cancel, Deadline};
+use crate::deadline::{Cancel, CancelCause, Deadline};
 use crate::turn::{TurnError, TurnErrorKind, TurnEvent, TurnOutcome, TurnRequest};
 
 /// How long codex may take over an interrupt before its generation is replaced.
@@ -82,7 +82,7 @@ pub enum Unstarted {
 impl Turns {
     /// None yet. `cancel` ends them all.
     pub fn new(cancel: Cancel) -> Self {
-        Self { mailbox: Mailbox::default(), cancel, active: Vec::new(), begun: 0, pending: Vec::new() }
+        Self { mailbox: Mailbox::new(cancel.canceller()), cancel, active: Vec::new(), begun: 0, pending: Vec::new() }
     }
 
     /// What ends them all.
@@ -229,8 +229,7 @@ impl ActiveTurn {
                 events.into_iter().for_each(|event| push(out, self.index, event));
             }
             Delivery::Overflow => {
-                let words = "The client reads more slowly than the model writes; its backlog grew too large.";
-                self.abort(TurnError::new(TurnErrorKind::SlowReader, words), out);
+                self.abort(CancelCause::SlowReader.error(), out);
                 // Nothing comes any more; codex is asked to stop, and that has to do.
                 self.interrupt();
                 self.decoder.running = false;

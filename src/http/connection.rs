@@ -16,12 +16,14 @@ use super::head::{Framing, Head, Scan};
 use super::listener::{Peer, Shared};
 use super::{Exchange, Response, Service, fresh_id};
 use crate::api::error::ApiError;
-use crate::deadline::Deadline;
+use crate::deadline::{Cancel, CancelCause, Deadline};
 
 /// Bytes asked of the socket at once.
 const READ_SIZE: usize = 16 * 1024;
 /// Bytes that one write deadline is for, so that a large answer to a slow but living client may take longer.
 const WRITE_PIECE: usize = 256 * 1024;
+/// How often a write that waits for its client looks whether that is given up.
+const GLANCE: Duration = Duration::from_millis(100);
 
 /// A socket that this thread reads and writes.
 pub(super) struct Connection {
@@ -110,7 +112,7 @@ impl Connection {
         // A client that has begun to send waits for nothing.
         if expects_continue && self.buf.is_empty() && !decoder.is_done() {
             let gone = |_| ApiError::bad_request("The client closed the connection before it sent the body.");
-            self.send(b"HTTP/1.1 100 Continue\r\n\r\n", false).map_err(gone)?;
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n", None).map_err(gone)?;
         }
         loop {
             let used = body.decode(&mut decoder, &self.buf, limits.max_body_bytes, limits.bodies_total_bytes)?;
@@ -148,11 +150,12 @@ impl Connection {
         }
     }
 
-    /// Writes all of `bytes`. With `watched`, a client that has closed its side is not waited for.
+    /// Writes all of `bytes`. With `watched`, a client that has closed its side, or leaves too much unread, is not waited
+    /// for.
     ///
     /// # Errors
     /// The client is gone or too slow. Nothing can be sent after that.
-    pub(super) fn send(&mut self, bytes: &[u8], watched: bool) -> io::Result<()> {
+    pub(super) fn send(&mut self, bytes: &[u8], watched: Option<&Cancel>) -> io::Result<()> {
         if self.broken {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -161,21 +164,28 @@ impl Connection {
         result
     }
 
-    fn send_piece(&self, mut piece: &[u8], watched: bool) -> io::Result<()> {
+    fn send_piece(&self, mut piece: &[u8], watched: Option<&Cancel>) -> io::Result<()> {
         let deadline = Deadline::after("PROXY_WRITE_TIMEOUT_MS", self.shared.limits.write);
-        let gone = if watched { PollFlags::RDHUP } else { PollFlags::empty() };
+        let gone = watched.map_or(PollFlags::empty(), |_| PollFlags::RDHUP);
         while !piece.is_empty() {
             match rustix::net::send(&self.peer.socket, piece, SendFlags::NOSIGNAL) {
                 Ok(count) => piece = piece.get(count..).unwrap_or_default(),
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => match wait(&self.peer.socket, PollFlags::OUT | gone, deadline.left(), None)? {
-                    Wake::Socket(ready) if ready.contains(PollFlags::OUT) => {}
-                    Wake::Socket(_) | Wake::Drain => return Err(io::ErrorKind::BrokenPipe.into()),
-                    Wake::Late => {
-                        let message = format!("the client reads too slowly: {}", deadline.describe());
-                        return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+                Err(Errno::AGAIN) => {
+                    match wait(&self.peer.socket, PollFlags::OUT | gone, deadline.left().min(GLANCE), None)? {
+                        Wake::Socket(ready) if ready.contains(PollFlags::OUT) => {}
+                        Wake::Socket(_) | Wake::Drain => return Err(io::ErrorKind::BrokenPipe.into()),
+                        Wake::Late if watched.and_then(Cancel::cause) == Some(CancelCause::SlowReader) => {
+                            let message = "the client reads too slowly: its backlog grew too large";
+                            return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+                        }
+                        Wake::Late if !deadline.passed() => {}
+                        Wake::Late => {
+                            let message = format!("the client reads too slowly: {}", deadline.describe());
+                            return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+                        }
                     }
-                },
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -186,7 +196,7 @@ impl Connection {
     fn refuse(&mut self, error: &ApiError) {
         let id = fresh_id();
         log::info!("request={id} status={} refused: {}", error.status, error.message);
-        let sent = Response::error(error).render(&id, Some("close"), false).and_then(|bytes| self.send(&bytes, false));
+        let sent = Response::error(error).render(&id, Some("close"), false).and_then(|bytes| self.send(&bytes, None));
         if let Err(error) = sent {
             log::debug!("request={id} the client did not take the answer: {error}");
         }

@@ -239,7 +239,7 @@ impl<'c> Exchange<'c> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let result = self.connection.send(&self.out, self.watch.is_some());
+        let result = self.connection.send(&self.out, self.watch.as_ref().map(|(_, cancel)| cancel));
         if result.is_ok() {
             self.sent += self.out.len() as u64;
         }
