@@ -220,7 +220,9 @@ fn json(value: &impl Serialize) -> String {
 /// One line for each request. Health checks come often and say nothing, so they are left to `debug`.
 fn log_request(exchange: &Exchange<'_>, record: &Record) {
     let head = exchange.head();
-    let path: String = head.path().chars().take(100).collect();
+    // What a client may choose the length of.
+    let short = |text: &str| text.chars().take(100).collect::<String>();
+    let path = short(head.path());
     let level = match Route::of(head.path()) {
         Some(route) if !route.needs_key() => log::Level::Debug,
         _ => log::Level::Info,
@@ -230,15 +232,14 @@ fn log_request(exchange: &Exchange<'_>, record: &Record) {
         format!("{mark}{}/{}/{}/{}", usage.input, usage.cached, usage.output, usage.reasoning)
     });
     let since = |at: Instant| at.duration_since(exchange.started()).as_millis();
-    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     log::log!(
         level,
         "request={} {} {path} status={} model={} thread={} first_ms={} ms={} tokens={} end={}",
         exchange.request_id(),
         head.method(),
         exchange.status().map_or("-".to_owned(), |status| status.to_string()),
-        or_dash(&record.model),
-        or_dash(&record.thread),
+        record.model.as_deref().map_or("-".to_owned(), short),
+        record.thread.as_deref().unwrap_or("-"),
         record.first.map_or("-".to_owned(), |first| since(first).to_string()),
         exchange.started().elapsed().as_millis(),
         tokens,

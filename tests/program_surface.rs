@@ -1,0 +1,299 @@
+//! Keys, command line, settings and the log of the running program.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+mod support;
+
+use support::proxy::ask;
+use support::{Connection, PATIENCE, Process, Proxy, Response, TempDir, until};
+
+/// What a client says beside the request line.
+#[track_caller]
+fn request(proxy: &Proxy, line: &str, headers: &str, body: &str) -> Response {
+    let mut connection = Connection::open(proxy.address);
+    connection.send(format!("{line} HTTP/1.1\r\nhost: x\r\n{headers}content-length: {}\r\n\r\n{body}", body.len()));
+    connection.response(PATIENCE)
+}
+
+#[track_caller]
+fn ended(mut process: Process) -> (Option<i32>, String, String) {
+    let code = process.wait(PATIENCE).code();
+    let out = process.rest_of_stdout();
+    // The reader of stderr may be a moment behind.
+    until("it said why, or something else", PATIENCE, || !process.stderr().is_empty() || !out.is_empty());
+    (code, out, process.stderr())
+}
+
+#[test]
+fn every_key_opens_every_route_and_no_other_does() {
+    let file = TempDir::new();
+    file.write("keys", "# of the team\nkey-three\n\n  key-four\n");
+    std::fs::set_permissions(file.path().join("keys"), PermissionsExt::from_mode(0o600)).unwrap();
+    let proxy =
+        Proxy::fake().env("PROXY_API_KEY", "key-one, key-two").env("PROXY_API_KEY_FILE", file.path().join("keys"));
+    let proxy = proxy.start();
+    let chat = ask("hi", false).to_string();
+    for key in ["key-one", "key-two", "key-three", "key-four"] {
+        for header in [format!("authorization: bearer {key}\r\n"), format!("X-API-Key: {key}\r\n")] {
+            assert_eq!(request(&proxy, "POST /v1/chat/completions", &header, &chat).status, 200, "{header}");
+            assert_eq!(request(&proxy, "GET /v1/models", &header, "").status, 200);
+            assert_eq!(request(&proxy, "GET /metrics", &header, "").status, 200);
+        }
+    }
+    let wrong = [
+        "",
+        "authorization: Bearer key\r\n",
+        "authorization: Basic key-one\r\n",
+        "x-api-key: key-one,key-two\r\n",
+        "x-api-key: # of the team\r\n",
+    ];
+    for header in wrong {
+        for line in [
+            "POST /v1/chat/completions",
+            "POST /chat/completions",
+            "GET /v1/models",
+            "GET /v1/models/x",
+            "GET /metrics",
+            "POST /v1/responses",
+            "POST /v1/completions",
+            "GET /v1/responses/x",
+        ] {
+            let answer = request(&proxy, line, header, "");
+            assert_eq!(
+                (answer.status, &answer.json()["error"]["code"]),
+                (401, &json!("invalid_api_key")),
+                "{line} {header}"
+            );
+            assert!(answer.header("x-request-id").is_some());
+        }
+        for line in ["GET /healthz", "GET /livez", "GET /readyz"] {
+            assert_eq!(request(&proxy, line, header, "").status, 200, "{line}");
+        }
+    }
+}
+
+#[test]
+fn no_body_is_read_before_the_key_was_seen() {
+    let proxy = Proxy::fake().env("PROXY_API_KEY", "key-one").start();
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n";
+    for extra in ["", "expect: 100-continue\r\n"] {
+        let mut connection = Connection::open(proxy.address);
+        connection.send(format!("{head}{extra}x-api-key: wrong\r\n\r\n"));
+        let answer = connection.response(Duration::from_secs(2));
+        assert_eq!((answer.status, answer.header("connection")), (401, Some("close")));
+        assert!(connection.closed(PATIENCE));
+    }
+    let mut connection = Connection::open(proxy.address);
+    connection.send(format!("{head}expect: 100-continue\r\nx-api-key: key-one\r\n\r\n"));
+    assert_eq!(connection.head(PATIENCE).status, 100);
+}
+
+#[test]
+fn what_cannot_be_served_ends_with_its_code_and_reasons() {
+    let (process, _home) = Proxy::fake().env("PROXY_HOST", "0.0.0.0").process();
+    let (code, out, err) = ended(process);
+    assert_eq!((code, out.as_str()), (Some(2), ""));
+    assert!(err.contains("PROXY_HOST") && err.contains("PROXY_API_KEY"), "{err}");
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let (process, _home) = Proxy::fake().env("PORT", &port).process();
+    let (code, out, err) = ended(process);
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    assert!(err.contains(&port), "{err}");
+
+    let (process, _home) = Proxy::fake().env("PROXY_TIMEOUT_MS", "soon").env("PROXY_LOG_FORMAT", "xml").process();
+    let (code, out, err) = ended(process);
+    assert_eq!((code, out.as_str()), (Some(2), ""));
+    assert!(err.contains("PROXY_TIMEOUT_MS") && err.contains("PROXY_LOG_FORMAT"), "{err}");
+
+    let (process, _home) = Proxy::fake().arg("--verbose").process();
+    assert_eq!(ended(process).0, Some(2));
+}
+
+#[test]
+fn the_command_line_prints_what_it_is_asked_for() {
+    let run = |argument: &str| {
+        ended(Proxy::fake().env("PROXY_API_KEY", "secret-key").env("PROXY_QEUE_MS", "1").arg(argument).process().0)
+    };
+    let (code, out, err) = run("--version");
+    assert_eq!((code, out, err.as_str()), (Some(0), format!("codex-completions {}\n", env!("CARGO_PKG_VERSION")), ""));
+    let (code, out, _) = run("--help");
+    assert!(code == Some(0) && out.contains("PROXY_QUEUE_MS"));
+    let (code, out, _) = run("--check-config");
+    assert_eq!(code, Some(0));
+    assert!(out.contains("PROXY_API_KEY=***") && !out.contains("secret-key") && out.contains("PROXY_QEUE_MS"), "{out}");
+    let mut served = Proxy::fake().arg("serve").start();
+    assert!(served.stop(PATIENCE).success());
+    assert_eq!(served.process.rest_of_stdout(), "", "one line and nothing after it");
+}
+
+#[test]
+fn no_secret_and_no_word_of_a_prompt_is_ever_logged() {
+    for level in ["debug", "trace"] {
+        let file = TempDir::new();
+        file.write("keys", "secret-of-the-file");
+        let proxy = Proxy::fake()
+            .env("PROXY_API_KEY", "secret-key")
+            .env("PROXY_API_KEY_FILE", file.path().join("keys"))
+            .env("OPENAI_API_KEY", "secret-of-openai")
+            .env("PROXY_DEBUG_APP_SERVER", "1")
+            .env("PROXY_IDLE_TIMEOUT_MS", "300")
+            .env("RUST_LOG", level)
+            .faults("garbage");
+        let mut proxy = proxy.listening();
+        until("it is ready", PATIENCE, || proxy.ready().status == 200);
+        let key = "authorization: Bearer secret-key\r\n";
+        for prompt in [
+            "prompt-word",
+            "[[say answer-word]]",
+            "[[fail other]] [[message upstream-word]]",
+            "[[request some/novelty]] prompt-word",
+            "prompt-word [[hang]]",
+            "[[say answer-word]] [[retry other-word]]",
+        ] {
+            for stream in [true, false] {
+                request(&proxy, "POST /v1/chat/completions", key, &ask(prompt, stream).to_string());
+            }
+        }
+        request(&proxy, "POST /v1/chat/completions", "x-api-key: secret-of-a-guesser\r\n", "prompt-word");
+        request(&proxy, "POST /v1/chat/completions", key, "{\"messages\": prompt-word}");
+        request(&proxy, "POST /v1/chat/completions", key, "{\"messages\": [{\"role\": \"prompt-word\"}]}");
+        request(&proxy, "GET /v1/models?key=secret-in-the-query", "cookie: secret-cookie\r\n", "");
+        let codex = proxy.app_server();
+        assert!(!codex.arguments().concat().contains("secret"), "everybody can read the arguments");
+        assert!(proxy.stop(PATIENCE).success());
+        let log = proxy.process.stderr();
+        assert!(log.contains("spawning (app-server): ") && log.contains("turn/start"), "{log}");
+        assert!(!log.contains("secret"), "{:?}", log.lines().find(|line| line.contains("secret")));
+        if level == "debug" {
+            for word in ["prompt-word", "answer-word", "other-word"] {
+                assert!(!log.contains(word), "{:?}", log.lines().find(|line| line.contains(word)));
+            }
+        }
+        // Codex inherits nothing of the proxy's own.
+        let start: Value = serde_json::from_str(&proxy.book("starts")[0]).unwrap();
+        let own = |name: &Value| name.as_str().is_some_and(|name| name.starts_with("PROXY_") || name == "RUST_LOG");
+        assert!(!start["env"].as_array().unwrap().iter().any(own), "{start}");
+    }
+}
+
+#[test]
+fn each_request_is_one_line_of_the_log_with_all_that_was_promised() {
+    let proxy =
+        Proxy::fake().env("PROXY_LOG_FORMAT", "json").env("RUST_LOG", "info").env("PROXY_IDLE_TIMEOUT_MS", "300");
+    let mut proxy = proxy.env("PROXY_MODEL_ALIASES", "*=fake-small").file("seen", "").start();
+    let id = |id: &str| format!("x-request-id: {id}\r\n");
+    let chat = "POST /v1/chat/completions";
+    let answer = request(&proxy, chat, &id("whole"), &ask("[[usage 11 7 5 3]] hi", false).to_string());
+    assert_eq!(answer.header("x-request-id"), Some("whole"));
+    request(&proxy, chat, &id("stream"), &ask("[[usage 11 7 5 3]] hi", true).to_string());
+    request(&proxy, chat, &id("idle"), &ask("[[hang]]", false).to_string());
+    request(&proxy, chat, &id("failed"), &ask("[[fail serverOverloaded]]", true).to_string());
+    request(&proxy, chat, &id("wrong"), "{");
+    let evil = json!({ "model": "x\nevil \u{1b}[31m", "messages": [{ "role": "user", "content": "hi" }] });
+    request(&proxy, chat, &id("evil"), &evil.to_string());
+    let long = json!({ "model": "m".repeat(1_000_000), "messages": [{ "role": "user", "content": "hi" }] });
+    request(&proxy, chat, &id("long"), &long.to_string());
+    request(&proxy, "GET /v1/models", &id("models"), "");
+    request(&proxy, "GET /nothing", &id("nothing"), "");
+    request(&proxy, "PUT /v1/models", &id("verb"), "");
+    let mut left = Connection::open(proxy.address);
+    let body = ask("[[say a]] [[hang]]", false).to_string();
+    left.send(format!(
+        "{chat} HTTP/1.1\r\nhost: x\r\nx-request-id: left\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    ));
+    until("its turn runs", PATIENCE, || proxy.gauge("turns_running") == 1);
+    drop(left);
+    proxy.wait_until_running(0, PATIENCE);
+    assert!(proxy.stop(PATIENCE).success());
+    let log = proxy.process.stderr();
+    let messages: Vec<String> = log
+        .lines()
+        .map(|line| {
+            let line: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            assert!(line["ts"].is_string() && line["level"].is_string() && line["target"].is_string(), "{line}");
+            line["msg"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    let fields = |id: &str| {
+        let start = format!("request={id} ");
+        let found: Vec<&String> = messages.iter().filter(|message| message.starts_with(&start)).collect();
+        assert_eq!(found.len(), 1, "{id}: {found:?}");
+        assert!(found[0].len() < 1000, "{id}: {} bytes", found[0].len());
+        found[0].clone()
+    };
+    let has = |id: &str, words: &[&str]| {
+        let line = fields(id);
+        words.iter().for_each(|word| assert!(line.contains(word), "{id}: no {word} in {line}"));
+        line
+    };
+    for id in ["whole", "stream"] {
+        let line = has(
+            id,
+            &[
+                "POST /v1/chat/completions",
+                " status=200 ",
+                " model=codex-5 ",
+                " thread=01a1fce7-",
+                " tokens=11/7/5/3 ",
+                " end=stop",
+            ],
+        );
+        let ms = |name: &str| {
+            line.split_once(&format!(" {name}=")).unwrap().1.split(' ').next().unwrap().parse::<u64>().unwrap()
+        };
+        assert!(ms("first_ms") <= ms("ms"), "{line}");
+    }
+    has("idle", &[" status=504 ", "Timeout", "PROXY_IDLE_TIMEOUT_MS"]);
+    has("failed", &[" status=503 ", "Overloaded"]);
+    has("wrong", &[" status=400 ", " model=- "]);
+    has("evil", &[" status=200 "]);
+    has("long", &[" status=200 "]);
+    has("models", &["GET /v1/models", " status=200 "]);
+    has("nothing", &[" status=404 "]);
+    has("verb", &[" status=405 "]);
+    has("left", &["client gone"]);
+}
+
+#[test]
+fn routes_and_verbs_are_those_of_the_contract() {
+    let proxy = Proxy::fake().start();
+    for path in ["/v1/models", "/healthz", "/readyz", "/metrics"] {
+        let mut connection = Connection::open(proxy.address);
+        connection.send(format!("HEAD {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
+        let answer = connection.head(PATIENCE);
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(connection.closed(PATIENCE), "{path} has no body");
+    }
+    let answer = request(&proxy, "DELETE /v1/chat/completions", "", "");
+    assert_eq!((answer.status, answer.header("allow")), (405, Some("POST")));
+    for path in ["/v2/models", "/", "/v1", "/v1/chat", "/v1/embeddings"] {
+        let answer = request(&proxy, &format!("GET {path}"), "", "");
+        assert_eq!((answer.status, &answer.json()["error"]["code"]), (404, &json!("unknown_url")), "{path}");
+    }
+    let ready = proxy.ready().json();
+    assert_eq!((&ready["status"], &ready["codex"]["version"]), (&json!("ready"), &json!("0.169.0")));
+    assert_eq!((&ready["codex"]["dialect"], &ready["codex"]["prompt"]), (&json!("v2"), &json!("native")));
+    assert!(ready["codex"]["degraded"].is_array() && ready["reason"].is_string());
+}
+
+#[test]
+fn a_home_that_cannot_be_written_is_replaced_by_a_temporary_one() {
+    let (home, temporary) = (TempDir::new(), TempDir::new());
+    home.write("file", "");
+    let mut proxy =
+        Proxy::fake().env("CODEX_HOME", home.path().join("file/home")).env("TMPDIR", temporary.path()).start();
+    assert_eq!(proxy.chat("hi").status, 200);
+    assert!(proxy.process.stderr().contains("CODEX_HOME cannot be written"));
+    assert!(proxy.stop(PATIENCE).success());
+    let left: Vec<_> = std::fs::read_dir(temporary.path()).unwrap().flatten().collect();
+    let names = left.iter().flat_map(|own| std::fs::read_dir(own.path()).unwrap().flatten());
+    assert!(!names.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("home-")));
+}
