@@ -111,6 +111,18 @@ class Network(unittest.TestCase):
         self.assertEqual(self.watched({"config.toml": f'openai_base_url = "{self.model.url}"\n'}), {self.model.port})
         self.assertEqual(self.trap.asked, [])
 
+    def test_a_key_at_the_builtin_provider(self):
+        """Its own service is asked for turns and for nothing else, and nobody before the first turn."""
+        files = {"auth.json": '{"OPENAI_API_KEY":"sk-nowhere"}'}
+        proxy = harness.Proxy(self.model, {**self.trap.environment(), "PROXY_TIMEOUT_MS": "3000"}, files)
+        self.addCleanup(proxy.close)
+        # What codex asks for at its start, it asks for within its first second.
+        self.assertFalse(threading.Event().wait(1.0))
+        self.assertEqual(self.trap.asked, [])
+        self.assertIn(proxy.post(ask("hello"))[0], (502, 504))
+        self.assertEqual(set(self.trap.asked), {b"CONNECT api.openai.com:443 HTTP/1.1"})
+        self.assertEqual(proxy.stop(), 0)
+
 
 if __name__ == "__main__":
     unittest.main()

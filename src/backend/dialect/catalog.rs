@@ -23,11 +23,13 @@ pub fn make(launch: &Launch<'_>, starting: &Starting, keep_instructions: bool) -
     derive(&run_once(launch, starting, LIMIT, MAX_BYTES)?, keep_instructions)
 }
 
-/// The arguments that print the catalog. `bundled` does so without the network.
+/// The arguments that print the catalog. `bundled` does so without the network, which only a ChatGPT login is asked over.
 pub fn arguments(bundled: bool, sqlite: &Path) -> Vec<String> {
     let sqlite = format!("sqlite_home={}", json!(sqlite.to_string_lossy()));
-    let mut arguments: Vec<String> =
-        ["--config", "features.plugins=false", "--config", &sqlite, "debug", "models"].map(String::from).into();
+    // From 0.169 on an API key is shown to ChatGPT's service to ask for models: seconds where that cannot be reached.
+    let off = ["features.plugins=false", "features.api_key_model_discovery=false", &sqlite];
+    let mut arguments: Vec<String> = off.iter().flat_map(|off| ["--config".to_owned(), (*off).to_owned()]).collect();
+    arguments.extend(["debug", "models"].map(String::from));
     arguments.extend(bundled.then(|| "--bundled".to_owned()));
     arguments
 }

@@ -70,6 +70,7 @@ const ALWAYS: &[(&str, &str)] = &[
     ("history.persistence", "\"none\""),
     ("thread_unload_delay_secs", "0"),
     ("features.plugins", "false"),
+    ("features.api_key_model_discovery", "false"),
     ("analytics.enabled", "false"),
     ("otel.exporter", "\"none\""),
     ("otel.trace_exporter", "\"none\""),
