@@ -2,12 +2,13 @@
 
 import json
 import re
+import time
 import unittest
 
 import openai
 
 import harness
-from harness import LISTED, ask, events
+from harness import LISTED, NEWEST, ask, events
 
 
 def setUpModule():
@@ -23,41 +24,85 @@ def tearDownModule():
     model.kill()
 
 
-class Upstream(unittest.TestCase):
-    def fails(self, prompt, exception, code, status=None):
-        """The same error whole and streamed, before anything was said."""
-        for stream in (False, True):
-            with self.subTest(prompt, stream=stream), self.assertRaises(exception) as raised:
-                list(client.chat.completions.create(**ask(prompt), stream=stream))
-            error = raised.exception
-            if not isinstance(error, openai.APIStatusError):
-                continue
-            self.assertEqual(error.code, code)
-            if status:
-                self.assertEqual(error.status_code, status)
-            self.assertNotRegex(str(error), r"https?://|127\.0\.0\.1|/home|/tmp")
-            yield error
+APIS = {
+    "chat": lambda using, prompt, **more: using.chat.completions.create(**ask(prompt), **more),
+    "responses": lambda using, prompt, **more: using.responses.create(model=LISTED, input=prompt, **more),
+    "completions": lambda using, prompt, **more: using.completions.create(model=LISTED, prompt=prompt, **more),
+}
 
+# What codex says of a failure depends on its version, what the proxy makes of it does not.
+EVERY = list(APIS) if NEWEST else ["chat"]
+
+
+class Failing(unittest.TestCase):
+    def fails(self, prompt, exception, status, code, using=None, apis=EVERY, **more):
+        """The same error in each API, whole and streamed, before anything was said."""
+        found = []
+        for name in apis:
+            for stream in (False, True):
+                with self.subTest(prompt[:50], api=name, stream=stream):
+                    with self.assertRaises(exception) as raised:
+                        list(APIS[name](using or client, prompt, stream=stream, **more))
+                    error = raised.exception
+                    self.assertEqual((type(error), error.status_code, error.code), (exception, status, code))
+                    self.assertTrue(error.type and error.body["message"] and error.request_id)
+                    self.assertNotRegex(str(error), r"https?://|127\.0\.0\.1|/home|/tmp")
+                    found.append(error)
+        self.assertEqual(len(found), 2 * len(apis))
+        return found
+
+
+class Upstream(Failing):
     def test_not_logged_in(self):
-        for error in self.fails("[[fail 401 invalid_api_key]]", openai.AuthenticationError, "upstream_unauthorized"):
+        for error in self.fails("[[fail 401 invalid_api_key]]", openai.AuthenticationError, 401, "upstream_unauthorized"):
             self.assertIn("codex login", str(error))
+            self.assertEqual(error.response.headers["x-should-retry"], "false")
 
     def test_quota_used_up(self):
         for prompt in ("[[fail 429 usage_limit_reached]]", "[[fail-start insufficient_quota]]"):
-            for error in self.fails(prompt, openai.RateLimitError, "insufficient_quota"):
+            for error in self.fails(prompt, openai.RateLimitError, 429, "insufficient_quota"):
                 self.assertEqual(error.response.headers["x-should-retry"], "false")
+                self.assertNotIn("retry-after", error.response.headers)
+
+    def test_when_a_limit_begins_anew(self):
+        def window(name, percent, after):
+            return (f"[[header x-codex-{name}-used-percent {percent}]] [[header x-codex-{name}-window-minutes 300]]"
+                    f"[[header x-codex-{name}-reset-at {int(time.time()) + after}]]")
+
+        # Of its own, as codex remembers what it was told last.
+        limited = harness.Proxy(model)
+        self.addCleanup(limited.close)
+        with limited.client() as using:
+            for percent, seconds in ((40, 3600), (100, 90000)):
+                told = window("primary", 100, 3600) + window("secondary", percent, 90000)
+                for prompt, code in (("[[fail 429 usage_limit_reached]]", "insufficient_quota"), ("[[fail-start rate_limit_exceeded]]", "rate_limit_exceeded")):
+                    for error in self.fails(prompt + told, openai.RateLimitError, 429, code, using, ["chat"]):
+                        self.assertAlmostEqual(int(error.response.headers["retry-after"]), seconds, delta=5)
 
     def test_rate_limited(self):
-        for error in self.fails("[[fail 429 rate_limit_exceeded]]", openai.RateLimitError, "rate_limit_exceeded"):
+        for error in self.fails("[[fail 429 rate_limit_exceeded]]", openai.RateLimitError, 429, "rate_limit_exceeded"):
             self.assertNotIn("x-should-retry", error.response.headers)
 
     def test_overloaded_and_broken(self):
-        for error in self.fails("[[fail-start server_is_overloaded]]", openai.InternalServerError, "upstream_overloaded", 503):
+        for error in self.fails("[[fail-start server_is_overloaded]]", openai.InternalServerError, 503, "upstream_overloaded"):
             self.assertIn("retry-after", error.response.headers)
-        list(self.fails("[[fail 500 boom]]", openai.InternalServerError, "upstream_error", 502))
+        self.fails("[[fail 500 boom]]", openai.InternalServerError, 502, "upstream_error")
+        self.fails("[[fail-start boom]]", openai.InternalServerError, 502, "upstream_error", apis=["chat"])
 
-    def test_too_long_a_conversation(self):
-        list(self.fails("[[fail 400 context_length_exceeded]]", openai.BadRequestError, "context_length_exceeded"))
+    def test_what_the_service_does_not_take(self):
+        self.fails("[[fail 400 context_length_exceeded]]", openai.BadRequestError, 400, "context_length_exceeded")
+        self.fails("[[fail-start context_length_exceeded]]", openai.BadRequestError, 400, "context_length_exceeded", apis=["chat"])
+        self.fails("[[fail 400 invalid_value]]", openai.BadRequestError, 400, None)
+        self.fails("[[fail 404 model_not_found]]", openai.NotFoundError, 404, "model_not_found")
+
+    def test_the_sdk_tries_again_where_that_helps_only(self):
+        for prompt, times in (("[[fail 429 usage_limit_reached]]", 1), ("[[fail 401 invalid_api_key]]", 1), ("[[fail-start server_is_overloaded]]", 2)):
+            with self.subTest(prompt), proxy.client(max_retries=1) as patient:
+                model.reset()
+                with self.assertRaises(openai.APIStatusError):
+                    patient.chat.completions.create(**ask(prompt))
+                # One conversation for each try of the SDK; codex's own tries are of the same.
+                self.assertEqual(len({turn["prompt_cache_key"] for turn in model.turns()}), times)
 
     def test_cut_and_filtered_answers_are_answers(self):
         for reason, finish in (("max_output_tokens", "length"), ("content_filter", "content_filter")):
@@ -67,6 +112,55 @@ class Upstream(unittest.TestCase):
             chunks = list(client.chat.completions.create(**ask(prompt), stream=True))
             self.assertEqual(chunks[-1].choices[0].finish_reason, finish)
             self.assertEqual("".join(chunk.choices[0].delta.content or "" for chunk in chunks), "one two three")
+
+
+class Own(Failing):
+    """What the proxy itself refuses."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.strict = harness.Proxy(model, {
+            "PROXY_API_KEY": "k", "PROXY_MAX_BODY_BYTES": "5000", "PROXY_IDLE_TIMEOUT_MS": "300", "PROXY_SSE_MAX_CONCURRENCY": "1",
+            "PROXY_QUEUE_MS": "100"})
+        cls.client = cls.strict.client(api_key="k")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.client.close()
+        cls.strict.close()
+
+    def test_keys(self):
+        with self.strict.client(api_key="wrong") as wrong:
+            self.fails("x", openai.AuthenticationError, 401, "invalid_api_key", wrong)
+            with self.assertRaises(openai.AuthenticationError):
+                wrong.models.list()
+        for headers in ({"authorization": "bearer k"}, {"authorization": "BEARER  k"}, {"x-api-key": "k"}, {"authorization": "Bearer no", "x-api-key": "k"}):
+            self.assertEqual(self.strict.get("/v1/models", headers)[0], 200, headers)
+        for headers in ({}, {"authorization": "Basic k"}, {"authorization": "k"}, {"x-api-key": "K"}):
+            self.assertEqual(self.strict.get("/v1/models", headers)[0], 401, headers)
+
+    def test_too_large(self):
+        for error in self.fails("x" * 6000, openai.APIStatusError, 413, "body_too_large", self.client):
+            self.assertIn("5000", str(error))
+
+    def test_no_answer_in_time(self):
+        for error in self.fails("[[silent]]", openai.InternalServerError, 504, "timeout", self.client):
+            self.assertEqual(error.response.headers["x-should-retry"], "false")
+            self.assertIn("PROXY_IDLE_TIMEOUT_MS", str(error))
+
+    def test_too_many_turns(self):
+        with self.client.chat.completions.create(**ask("[[words 3000]] [[gap 50]]"), stream=True) as busy:
+            next(iter(busy))
+            for error in self.fails("x", openai.RateLimitError, 429, "too_many_turns", self.client):
+                self.assertIn("retry-after", error.response.headers)
+                self.assertNotIn("x-should-retry", error.response.headers)
+
+    def test_no_app_server(self):
+        down = harness.Proxy(model, {"CODEX_BIN": "/nowhere/codex", "PROXY_QUEUE_MS": "100"}, wait=False)
+        self.addCleanup(down.close)
+        with down.client() as using:
+            for error in self.fails("x", openai.InternalServerError, 503, "backend_unavailable", using):
+                self.assertIn("retry-after", error.response.headers)
 
 
 class InTheMiddle(unittest.TestCase):
