@@ -227,14 +227,19 @@ class Proxy:
                 print(self.process.stderr())
                 raise
 
-    def get(self, path, headers=None):
+    def raw(self, verb, path, headers=None):
+        """Any request without a body; the whole answer as (status, headers, text)."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
-            connection.request("GET", path, headers=headers or {})
+            connection.request(verb, path, headers=headers or {})
             answer = connection.getresponse()
-            return answer.status, answer.read().decode()
+            return answer.status, answer.headers, answer.read().decode()
         finally:
             connection.close()
+
+    def get(self, path, headers=None):
+        status, _, text = self.raw("GET", path, headers)
+        return status, text
 
     @contextlib.contextmanager
     def request(self, body, path="/v1/chat/completions", headers=None):
