@@ -2,18 +2,35 @@
 //! bound it. Past the bound that one client is cut off. The turns of one request share a mailbox and are told apart by
 //! a key.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use super::router::Cause;
 use crate::deadline::{CancelCause, Canceller};
 
 /// Most bytes of lines that wait for a slow client.
 pub const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// Most lines that wait for a slow client.
 pub const MAX_MESSAGES: usize = 100_000;
+
+/// Why a connection ended; the same words for everybody who waits on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause(Arc<str>);
+
+impl Cause {
+    /// A cause in words that a client may read.
+    pub fn new(words: impl AsRef<str>) -> Self {
+        Self(Arc::from(words.as_ref()))
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// What the reader brings to a turn.
 #[derive(Debug)]

@@ -1,8 +1,9 @@
 //! The codex side: one `codex app-server` at a time, its wire, its versions, its deaths.
 //!
 //! Reading order: [`wire`], [`router`], [`mailbox`], [`connection`] (one process and its lines), [`dialect`] (what the
-//! lines mean), [`home`], [`inherit`], [`generation`] (a process with all that belongs to it), [`supervisor`]
-//! (which generation serves), [`turns`] (the turns of one request).
+//! lines mean), [`home`], [`inherit`], [`generation`] (a process with all that belongs to it), [`shared`],
+//! [`succession`] (which generation comes next), [`supervisor`] (the app-server as requests see it), [`turns`] (the turns
+//! of one request).
 
 pub mod binary;
 pub mod config_text;
@@ -14,6 +15,8 @@ pub mod inherit;
 pub mod mailbox;
 pub mod process;
 pub mod router;
+pub mod shared;
+pub mod succession;
 pub mod supervisor;
 pub mod turns;
 pub mod wire;

@@ -2,32 +2,15 @@
 //! tables, so nobody can register after the end and wait for ever. The first cause is kept and given to everybody.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::dialect::limits;
+pub use super::mailbox::Cause;
 use super::mailbox::Inlet;
 use super::wire::Probe;
-
-/// Why a connection ended; the same words for everybody who waits on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cause(Arc<str>);
-
-impl Cause {
-    /// A cause in words that a client may read.
-    pub fn new(words: impl AsRef<str>) -> Self {
-        Self(Arc::from(words.as_ref()))
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// What a waiter for a response gets: the whole line, or the cause of the end.
 pub type Reply = Result<Vec<u8>, Cause>;

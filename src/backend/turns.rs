@@ -3,45 +3,20 @@
 //! place on the generation given back.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Sender, at, select};
+use crossbeam_channel::{at, select};
 
 use super::connection::{CallError, Patience};
 use super::dialect::{Decoder, StartError, Thread, limits};
-use super::generation::Generation;
 use super::mailbox::{Delivery, Mailbox};
-use super::supervisor::Event;
+use super::shared::{Event, Lease};
 use crate::config::{Config, names};
 use crate::deadline::{Cancel, CancelCause, Deadline};
 use crate::turn::{TurnError, TurnErrorKind, TurnEvent, TurnOutcome, TurnRequest};
 
 /// How long codex may take over an interrupt before its generation is replaced.
 const INTERRUPT: Duration = Duration::from_secs(2);
-
-/// A place on a generation: while it is held, the generation is not ended for being old.
-#[derive(Debug)]
-pub struct Lease {
-    /// The generation.
-    pub generation: Arc<Generation>,
-    events: Sender<Event>,
-}
-
-impl Lease {
-    /// Takes a place. To be called where nobody can retire the generation at the same moment.
-    pub fn take(generation: &Arc<Generation>, events: &Sender<Event>) -> Self {
-        generation.turns.fetch_add(1, Ordering::AcqRel);
-        Self { generation: Arc::clone(generation), events: events.clone() }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.generation.turns.fetch_sub(1, Ordering::AcqRel);
-        let _ = self.events.send(Event::TurnEnded);
-    }
-}
 
 /// The turns that one request runs at the moment.
 #[derive(Debug)]
@@ -196,7 +171,7 @@ impl Turns {
             let Ok((key, delivery)) = self.mailbox.receiver().recv_deadline(limit) else {
                 for turn in self.active.iter().filter(|turn| chosen(turn) && turn.decoder.running) {
                     let number = turn.lease.generation.number;
-                    let _ = turn.lease.events.send(Event::Suspect(number, "an interrupt had no effect"));
+                    turn.lease.tell(Event::Suspect(number, "an interrupt had no effect"));
                 }
                 break;
             };
@@ -282,7 +257,7 @@ impl Drop for ActiveTurn {
     fn drop(&mut self) {
         let generation = &self.lease.generation;
         if let Some(refusal) = self.decoder.refusal {
-            let _ = self.lease.events.send(Event::Refused(refusal));
+            self.lease.tell(Event::Refused(refusal));
         }
         generation.connection.router.unsubscribe(&self.thread.id);
         generation.dialect.release(&generation.connection, &generation.session(), &self.thread);
@@ -298,12 +273,12 @@ fn unstarted(error: StartError, lease: &Lease) -> Unstarted {
         StartError::Early(CallError::Closed(cause)) => Unstarted::Lost(lost(&cause.to_string())),
         StartError::Late(CallError::Closed(cause)) => Unstarted::Failed(lost(&cause.to_string())),
         StartError::Early(CallError::Deadline(words)) => {
-            let _ = lease.events.send(Event::Doubt(lease.generation.number));
+            lease.tell(Event::Doubt(lease.generation.number));
             Unstarted::Failed(TurnError::new(TurnErrorKind::Timeout, words))
         }
         // A turn may run that nobody can interrupt.
         StartError::Late(CallError::Deadline(words)) => {
-            let _ = lease.events.send(Event::Suspect(lease.generation.number, "a call was not answered in time"));
+            lease.tell(Event::Suspect(lease.generation.number, "a call was not answered in time"));
             Unstarted::Failed(TurnError::new(TurnErrorKind::Timeout, words))
         }
         StartError::Early(CallError::Refused(error)) | StartError::Late(CallError::Refused(error)) => {

@@ -1,0 +1,441 @@
+//! Which generation comes next, and when. One mechanism for a codex that died, no longer answers, has grown, or was made
+//! from files that have changed: the next one is brought up beside it and takes over; the old one finishes its turns and
+//! goes. The thread decides and never waits for codex; starts run on a thread of their own.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use serde_json::json;
+
+use super::dialect::errors::Refusal;
+use super::generation::{Generation, Knowledge, Sources, Start};
+use super::router::{Cause, Reply};
+use super::shared::{Event, Shared};
+use crate::threads;
+
+/// Time between pings while turns run, and otherwise.
+const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// How long a ping may take.
+const PONG: Duration = Duration::from_secs(5);
+/// Time between looks at the files.
+const LOOK: Duration = Duration::from_millis(500);
+/// Least time between two measurements of memory.
+const MEASURE: Duration = Duration::from_millis(250);
+/// How long a retired process gets after each of: EOF, TERM.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// A process that lived this long after it was ready did not die in a row.
+const STEADY: Duration = Duration::from_secs(10);
+/// First and longest wait before a start after repeated failures.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// When to try again with files that another codex, still in service, could not be replaced from.
+const RECONSIDER: Duration = Duration::from_secs(30);
+/// Bytes of databases that count as growth.
+const DISK: u64 = 64 * 1024 * 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Leaving {
+    WhenDone,
+    Eof(Instant),
+    Term(Instant),
+    Killed,
+}
+
+/// A generation as the supervisor sees it.
+#[derive(Debug)]
+struct Tracked {
+    generation: Arc<Generation>,
+    ready_at: Instant,
+    baseline: Option<u64>,
+    last_ping: Instant,
+    doubted: bool,
+    pong: Option<(Receiver<Reply>, Instant)>,
+    leaving: Option<Leaving>,
+}
+
+impl Tracked {
+    fn new(generation: Arc<Generation>) -> Self {
+        let now = Instant::now();
+        Self { generation, ready_at: now, baseline: None, last_ping: now, doubted: false, pong: None, leaving: None }
+    }
+
+    /// After a long silence, a turn that begins is followed by a ping at once.
+    fn next_ping(&self) -> Instant {
+        self.last_ping + if self.generation.running() > 0 { PING.0 } else { PING.1 }
+    }
+}
+
+/// What only the supervisor's thread touches.
+pub(super) struct Task {
+    shared: Arc<Shared>,
+    tracked: Vec<Tracked>,
+    starting: bool,
+    number: u64,
+    failures: u32,
+    not_before: Instant,
+    next_look: Instant,
+    next_measure: Instant,
+    measure: bool,
+    fresh: Option<u64>,
+    want: Option<&'static str>,
+    /// Files that no codex could be started from, and when to try again with the very same.
+    refused: Option<(Sources, Instant)>,
+    /// The failure that was logged last.
+    told: Option<(Sources, String)>,
+    knowledge: Knowledge,
+    refusals: Vec<Refusal>,
+    stopping: bool,
+}
+
+impl Task {
+    /// Nothing runs yet; the first start is due at once.
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let now = Instant::now();
+        Self {
+            shared,
+            tracked: Vec::new(),
+            starting: false,
+            number: 0,
+            failures: 0,
+            not_before: now,
+            next_look: now + LOOK,
+            next_measure: now,
+            measure: false,
+            fresh: None,
+            want: None,
+            refused: None,
+            told: None,
+            knowledge: Knowledge::default(),
+            refusals: Vec::new(),
+            stopping: false,
+        }
+    }
+
+    /// Works until everything is stopped.
+    pub(super) fn run(mut self, inbox: &Receiver<Event>) {
+        loop {
+            let now = Instant::now();
+            let moved = now.duration_since(self.shared.began).as_millis();
+            self.shared.moved.store(u64::try_from(moved).unwrap_or(u64::MAX), Ordering::Relaxed);
+            let next = self.tick(now);
+            if self.stopping && self.tracked.is_empty() && !self.starting {
+                return;
+            }
+            match inbox.recv_deadline(next) {
+                Ok(event) => {
+                    self.take_in(event);
+                    // Several at once cost one look.
+                    inbox.try_iter().for_each(|event| self.take_in(event));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn current(&self) -> Option<&Arc<Generation>> {
+        self.tracked.last().filter(|tracked| tracked.leaving.is_none()).map(|tracked| &tracked.generation)
+    }
+
+    fn take_in(&mut self, event: Event) {
+        match event {
+            Event::Ended(number, cause) => self.ended(number, &cause),
+            Event::Started(outcome) => {
+                let (result, sources, knowledge) = *outcome;
+                self.knowledge = knowledge;
+                self.started(result, sources);
+            }
+            Event::Suspect(number, why) => {
+                let in_service = self.current().is_some_and(|current| current.number == number);
+                let suspect = |tracked: &&mut Tracked| tracked.generation.number == number;
+                if let Some(tracked) = self.tracked.iter_mut().find(suspect) {
+                    log::error!("app-server {number} is ended: {why}");
+                    let cause = Cause::new(format!("the app-server was ended: {why}"));
+                    tracked.generation.connection.router.close(cause.clone());
+                    tracked.generation.connection.group.kill();
+                    // The next one does not wait for its end, which somebody who holds its pipes may delay for ever.
+                    tracked.leaving = Some(Leaving::Killed);
+                    let steady = tracked.ready_at.elapsed() >= STEADY;
+                    if in_service && !self.stopping {
+                        self.died(steady, cause.to_string());
+                    }
+                }
+            }
+            Event::Doubt(number) => {
+                let doubtful = self.tracked.iter_mut().filter(|tracked| tracked.generation.number == number);
+                doubtful.for_each(|tracked| tracked.doubted = true);
+            }
+            Event::TurnEnded => self.measure = true,
+            Event::Look => self.next_look = Instant::now(),
+            Event::Refused(refusal) => {
+                if !self.refusals.contains(&refusal) {
+                    log::warn!(
+                        "the model's service refuses a part of the lean profile ({refusal:?}); doing without it from now on"
+                    );
+                    self.refusals.push(refusal);
+                    self.want = Some("the service refuses a part of the lean profile");
+                }
+            }
+            Event::Stop => {
+                self.stopping = true;
+                self.retire_all();
+                self.shared.starting.stop();
+            }
+        }
+    }
+
+    fn ended(&mut self, number: u64, cause: &Cause) {
+        // An attempt of the same start may have ended before the one that succeeded.
+        let gone = |tracked: &Tracked| tracked.generation.number == number && !tracked.generation.is_alive();
+        let Some(at) = self.tracked.iter().position(gone) else { return };
+        let tracked = self.tracked.remove(at);
+        let (ignored, broken) = tracked.generation.connection.router.counts();
+        let counts = format!("{ignored} of its lines concerned no turn, {broken} could not be read");
+        if matches!(tracked.leaving, Some(Leaving::Eof(_) | Leaving::Term(_) | Leaving::Killed)) {
+            log::info!("app-server {number} has gone; {counts}");
+        } else {
+            log::error!("{cause} (number {number}, pid {}); {counts}", tracked.generation.connection.group.pid());
+        }
+        if tracked.leaving.is_none() {
+            self.died(tracked.ready_at.elapsed() >= STEADY, cause.to_string());
+        }
+        let mut state = self.shared.state();
+        if state.current.as_ref().is_some_and(|current| current.number == number) {
+            state.current = None;
+        }
+    }
+
+    fn died(&mut self, steady: bool, reason: String) {
+        if steady {
+            self.failures = 0;
+        }
+        self.fail(reason);
+    }
+
+    /// Counts a death or a start in vain. The first in a row is followed by a start at once.
+    fn fail(&mut self, reason: String) {
+        let steps = self.failures;
+        self.failures += 1;
+        let pause = match steps {
+            0 => Duration::ZERO,
+            _ => BACKOFF.0.saturating_mul(1 << (steps - 1).min(10)).min(BACKOFF.1).mul_f64(jitter()),
+        };
+        self.not_before = Instant::now() + pause;
+        self.shared.state().reason = reason;
+    }
+
+    fn started(&mut self, result: Result<Generation, String>, sources: Sources) {
+        self.starting = false;
+        match result {
+            // It may have died between its last answer and now; then its end has been told already.
+            Ok(generation) if !generation.is_alive() => self.fail("the app-server ended while it started".to_owned()),
+            // What was read may have been half written.
+            Ok(generation) if self.current().is_some() && Sources::look(&self.shared.config) != generation.sources => {
+                log::info!("app-server {} is left out: its files changed while it started", generation.number);
+                let mut tracked = Tracked::new(Arc::new(generation));
+                tracked.leaving = Some(Leaving::WhenDone);
+                self.tracked.insert(0, tracked);
+            }
+            Ok(generation) => {
+                self.refused = None;
+                self.want = None;
+                let generation = Arc::new(generation);
+                let mut state = self.shared.state();
+                state.models = Some(Arc::clone(&generation.models));
+                state.current = Some(Arc::clone(&generation));
+                Shared::wake_waiting(&mut state);
+                drop(state);
+                self.retire_all();
+                self.tracked.push(Tracked::new(generation));
+                if self.stopping {
+                    self.retire_all();
+                }
+            }
+            Err(words) => {
+                // The same failure with the same files is told once.
+                let told = Some((sources.clone(), words.clone()));
+                if self.told != told {
+                    let serving = self.current().is_some();
+                    let what = if serving {
+                        "the next app-server cannot take over, the old one stays"
+                    } else {
+                        "no app-server"
+                    };
+                    log::error!("{what}: {words}");
+                    self.told = told;
+                }
+                self.want = None;
+                self.refused = Some((sources, Instant::now() + RECONSIDER));
+                self.fail(words);
+            }
+        }
+    }
+
+    /// Does what is due and returns when to come back. Level-triggered: it looks at how things are.
+    fn tick(&mut self, now: Instant) -> Instant {
+        self.ping(now);
+        self.retire(now);
+        if !self.stopping {
+            self.look(now);
+            self.measure(now);
+            self.start_if_wanted(now);
+        }
+        let dues = self.tracked.iter().flat_map(|tracked| {
+            let pong = tracked.pong.as_ref().map(|(_, limit)| *limit);
+            let leaving = match tracked.leaving {
+                Some(Leaving::Eof(at) | Leaving::Term(at)) => Some(at),
+                _ => None,
+            };
+            [Some(tracked.next_ping()), pong, leaving].into_iter().flatten()
+        });
+        let own = [Some(self.next_look), self.measure.then_some(self.next_measure), Some(self.not_before)];
+        let own = own.into_iter().flatten().filter(|at| *at > now);
+        dues.chain(own).min().unwrap_or(now + LOOK).max(now + Duration::from_millis(1)).min(now + LOOK)
+    }
+
+    fn ping(&mut self, now: Instant) {
+        let mut silent = Vec::new();
+        for tracked in &mut self.tracked {
+            let generation = &tracked.generation;
+            if let Some((pong, limit)) = &tracked.pong {
+                if pong.try_recv().is_ok() {
+                    tracked.pong = None;
+                    // Before the first answer there is nothing to compare with.
+                    self.measure |= tracked.baseline.is_some();
+                } else if now >= *limit {
+                    tracked.pong = None;
+                    silent.push(generation.number);
+                }
+            }
+            let works = matches!(tracked.leaving, None | Some(Leaving::WhenDone));
+            let due = tracked.doubted || now >= tracked.next_ping();
+            if tracked.pong.is_none() && works && due {
+                (tracked.last_ping, tracked.doubted) = (now, false);
+                tracked.pong =
+                    generation.connection.ask(generation.dialect.ping(), json!({})).ok().map(|pong| (pong, now + PONG));
+            }
+        }
+        for number in silent {
+            self.take_in(Event::Suspect(number, "it does not answer"));
+        }
+    }
+
+    /// All that are there leave once their turns are done; at a stop, at once.
+    fn retire_all(&mut self) {
+        for tracked in &mut self.tracked {
+            tracked.leaving.get_or_insert(Leaving::WhenDone);
+        }
+    }
+
+    fn retire(&mut self, now: Instant) {
+        for tracked in &mut self.tracked {
+            let connection = &tracked.generation.connection;
+            tracked.leaving = match tracked.leaving {
+                Some(Leaving::WhenDone) if tracked.generation.running() > 0 && !self.stopping => continue,
+                Some(Leaving::WhenDone) => {
+                    connection.close_stdin();
+                    Some(Leaving::Eof(now + FAREWELL))
+                }
+                Some(Leaving::Eof(at)) if now >= at => {
+                    connection.group.terminate();
+                    Some(Leaving::Term(now + FAREWELL))
+                }
+                Some(Leaving::Term(at)) if now >= at => {
+                    connection.group.kill();
+                    Some(Leaving::Killed)
+                }
+                leaving => leaving,
+            };
+        }
+    }
+
+    fn look(&mut self, now: Instant) {
+        if now < self.next_look {
+            return;
+        }
+        self.next_look = now + LOOK;
+        let sources = Sources::look(&self.shared.config);
+        match &self.refused {
+            // What failed is not what is there now.
+            Some((refused, _)) if *refused != sources => {
+                (self.refused, self.failures, self.not_before) = (None, 0, now);
+            }
+            Some((_, again)) if now >= *again => self.refused = None,
+            _ => {}
+        }
+        let Some(current) = self.current() else { return };
+        if sources != current.sources && self.refused.is_none() {
+            self.want = Some("credentials, configuration or binary changed");
+        } else if !current.is_whole() {
+            self.want = Some("its home was removed");
+        }
+    }
+
+    fn measure(&mut self, now: Instant) {
+        if !self.measure || now < self.next_measure {
+            return;
+        }
+        self.measure = false;
+        self.next_measure = now + MEASURE;
+        let limit = self.shared.config.app_server_growth_mb.saturating_mul(1024 * 1024);
+        let Some(tracked) = self.tracked.last_mut().filter(|tracked| tracked.leaving.is_none()) else { return };
+        let Some(resident) = tracked.generation.resident() else { return };
+        // A later one may be measured only when it is busy already; the smallest of all is what a fresh one takes.
+        let fresh = *tracked.baseline.get_or_insert(resident.min(self.fresh.unwrap_or(resident)));
+        self.fresh = Some(fresh);
+        log::debug!("app-server {}: {} MB", tracked.generation.number, resident >> 20);
+        if resident > fresh.saturating_add(limit) {
+            self.want = Some("its memory has grown");
+        } else if tracked.generation.disk() > DISK {
+            self.want = Some("its log on disk has grown");
+        }
+    }
+
+    /// Whether an earlier one still finishes its turns, or is on its way out.
+    fn draining(&self) -> bool {
+        self.tracked.iter().rev().skip(1).any(|tracked| tracked.leaving != Some(Leaving::Killed))
+    }
+
+    fn start_if_wanted(&mut self, now: Instant) {
+        if self.starting || now < self.not_before {
+            return;
+        }
+        match (self.current(), self.want) {
+            (Some(_), None) => return,
+            // One planned change at a time.
+            (Some(_), Some(_)) if self.draining() => return,
+            (Some(current), Some(why)) => log::info!("app-server {} is replaced: {why}", current.number),
+            (None, _) => {}
+        }
+        self.number += 1;
+        self.starting = true;
+        self.shared.started.fetch_add(1, Ordering::Relaxed);
+        let (shared, number) = (Arc::clone(&self.shared), self.number);
+        let mut knowledge = std::mem::take(&mut self.knowledge);
+        knowledge.refusals = self.refusals.clone();
+        let begun = threads::spawn("codex-start", move || {
+            let sources = Sources::look(&shared.config);
+            let events = shared.events.clone();
+            let on_end = move |cause| drop(events.send(Event::Ended(number, cause)));
+            let made = catch_unwind(AssertUnwindSafe(|| {
+                let (config, starting) = (&shared.config, &shared.starting);
+                let sources = sources.clone();
+                Start { config, number, sources, knowledge: &mut knowledge, starting }.run(on_end)
+            }));
+            let result = made.unwrap_or_else(|_| Err("an error in this program; the log says where".to_owned()));
+            let _ = shared.events.send(Event::Started(Box::new((result, sources, knowledge))));
+        });
+        if let Err(e) = begun {
+            self.starting = false;
+            self.fail(format!("no thread to start codex: {e}"));
+        }
+    }
+}
+
+/// Between 0.75 and 1.25.
+fn jitter() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    0.75 + (RandomState::new().hash_one(0) % 50) as f64 / 100.0
+}
