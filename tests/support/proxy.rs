@@ -158,9 +158,10 @@ impl Proxy {
         until(&format!("{turns} turns run"), limit, || self.gauge("turns_running") == turns);
     }
 
-    /// How often the fake codex was asked for `method`; it needs a file `seen`.
+    /// How often the fake codex was asked for `method`; it needs a file `seen`. A call without params only asks whether
+    /// codex knows the method.
     pub fn calls(&self, method: &str) -> usize {
-        let name = format!("\"method\":\"{method}\"");
+        let name = format!("\"method\":\"{method}\",\"params\":{{\"");
         self.book("seen").iter().filter(|line| line.contains(&name)).count()
     }
 
