@@ -18,6 +18,9 @@ use crate::turn::{TurnError, TurnErrorKind, TurnEvent, TurnOutcome, TurnRequest}
 /// How long codex may take over an interrupt before its generation is replaced.
 const INTERRUPT: Duration = Duration::from_secs(2);
 
+/// Most lines that become one write.
+const BATCH: usize = 1024;
+
 /// The turns that one request runs at the moment.
 #[derive(Debug)]
 pub struct Turns {
@@ -130,7 +133,9 @@ impl Turns {
                     if let Ok((key, delivery)) = delivery {
                         self.mailbox.settle(&delivery);
                         self.take_in(key, delivery, out);
-                        while let Some((key, delivery)) = self.mailbox.take() {
+                        // Codex may write as fast as this reads: then the client has to get something, too.
+                        for _ in 1..BATCH {
+                            let Some((key, delivery)) = self.mailbox.take() else { break };
                             self.take_in(key, delivery, out);
                         }
                     }
