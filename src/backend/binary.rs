@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 pub struct Binary {
     /// What to start.
     pub path: PathBuf,
-    /// Whether it is the launcher, because its native binary was not found.
+    /// Whether it is a script, such as the launcher, because the native binary behind it was not found.
     pub launcher: bool,
 }
 
@@ -31,7 +31,9 @@ pub fn resolve(codex_bin: &OsStr, path: Option<&OsStr>) -> Result<Binary, String
     if !is_script(&real).unwrap_or(false) {
         return Ok(Binary { path: real, launcher: false });
     }
-    Ok(match native_beside(&real) {
+    // Another script may have its reasons.
+    let native = if real.extension().is_some_and(|ext| ext == "js") { native_beside(&real) } else { None };
+    Ok(match native {
         Some(path) => Binary { path, launcher: false },
         None => Binary { path: real, launcher: true },
     })
@@ -44,7 +46,7 @@ fn executable(file: &Path) -> bool {
 fn is_script(file: &Path) -> io::Result<bool> {
     let mut start = [0; 2];
     io::Read::read_exact(&mut std::fs::File::open(file)?, &mut start)?;
-    Ok(&start == b"#!" && file.extension().is_some_and(|ext| ext == "js"))
+    Ok(&start == b"#!")
 }
 
 /// `…/@openai/codex/bin/codex.js` has its binary in `@openai/codex-linux-ARCH` (beside it or in its own node_modules), in
@@ -98,6 +100,16 @@ mod tests {
             let found = resolve(OsStr::new("codex"), Some(path.as_os_str())).unwrap();
             assert_eq!(found, Binary { path: native.canonicalize().unwrap(), launcher: false });
         }
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn another_script_is_started_as_it_is() {
+        let dir = std::env::temp_dir().join(format!("codex-completions-script-{}", std::process::id()));
+        let script = dir.join("codex");
+        put(&script, "#!/bin/sh\nexec something\n");
+        let found = resolve(script.as_os_str(), None).unwrap();
+        assert_eq!(found, Binary { path: script.canonicalize().unwrap(), launcher: true });
         fs::remove_dir_all(&dir).unwrap();
     }
 

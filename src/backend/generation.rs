@@ -29,6 +29,8 @@ use crate::turn::{Model, Models};
 const ASK: Duration = Duration::from_secs(3);
 /// The same for models: 0.77 – 0.98 spend three seconds on them where the network is out of reach.
 const ASK_MODELS: Duration = Duration::from_secs(5);
+/// The file with the number that codex gives its installation.
+const INSTALLATION: &str = "installation_id";
 /// How many keys a codex may refuse before it is given up.
 const REFUSALS: usize = 8;
 
@@ -219,8 +221,9 @@ impl Start<'_> {
         let lean = self.config.profile == Profile::Lean;
         let binary = self.sources.binary.clone()?;
         if binary.launcher {
-            self.knowledge
-                .say_once("CODEX_BIN is npm's launcher and its native binary was not found: codex costs more memory");
+            self.knowledge.say_once(
+                "CODEX_BIN is a script and the native binary behind it was not found: codex may cost more memory",
+            );
         }
         if self.knowledge.refused.0 != self.sources.binary_stamp {
             self.knowledge.refused = (self.sources.binary_stamp.clone(), Vec::new());
@@ -235,7 +238,7 @@ impl Start<'_> {
         });
         let home = base.create_home()?;
         let bare = lean && !capabilities.has(Feature::SkillSettings);
-        self.furnish(&home, &inherited, bare)?;
+        self.furnish(&base, &home, &inherited, bare)?;
         let mut costs: Vec<String> = base.temporary.iter().chain(&inherited.warnings).chain(&cost).cloned().collect();
         if lean && self.config.codex_home.path.join(".env").exists() {
             costs.push(
@@ -290,6 +293,12 @@ impl Start<'_> {
         let generation = self.settle(connection, &agent, inherited, home, costs, thread_config);
         self.starting.clear();
         let generation = generation?;
+        let kept = base.file(INSTALLATION);
+        if lean && !kept.exists() && !self.config.codex_home.path.join(INSTALLATION).exists() {
+            // Else each codex of a home without one would pass for another installation.
+            let made = fs::read(generation.home.dir().join(INSTALLATION)).and_then(|id| write_private(&kept, &id));
+            made.unwrap_or_else(|e| log::debug!("no {INSTALLATION} is kept: {e}"));
+        }
         let version =
             generation.capabilities.version.map_or("of unknown version".to_owned(), |version| version.to_string());
         log::info!(
@@ -311,13 +320,13 @@ impl Start<'_> {
     }
 
     /// Puts into a home what codex needs there; into a `bare` one, what keeps it from bringing its skills.
-    fn furnish(&self, home: &Home, inherited: &Inherited, bare: bool) -> Result<(), String> {
+    fn furnish(&self, base: &Base, home: &Home, inherited: &Inherited, bare: bool) -> Result<(), String> {
         let failed = |e: std::io::Error| format!("a home for codex cannot be furnished: {e}");
         let person = &self.config.codex_home.path;
         home.link(person, "auth.json").map_err(failed)?;
         // Sent upstream; made anew where it is missing.
-        if let Ok(id) = fs::read(person.join("installation_id")) {
-            write_private(&home.dir().join("installation_id"), &id).map_err(failed)?;
+        if let Ok(id) = fs::read(person.join(INSTALLATION)).or_else(|_| fs::read(base.file(INSTALLATION))) {
+            write_private(&home.dir().join(INSTALLATION), &id).map_err(failed)?;
         }
         if bare {
             fs::create_dir(home.dir().join("skills")).map_err(failed)?;
@@ -351,6 +360,7 @@ impl Start<'_> {
         let asked = self.sources.config.as_ref();
         let result = asked.map(|_| connection.call("config/read", json!({"includeLayers": false}), &deadline));
         end(&connection);
+        self.starting.clear();
         let capabilities = Capabilities::of(&agent)?;
         let mut cost = None;
         let person = match result {
@@ -453,6 +463,7 @@ impl Start<'_> {
             },
             Err(CallError::Closed(cause)) => {
                 let words = connection.group.last_words();
+                self.starting.clear();
                 return Err(match profile::refused_key(&words) {
                     Some(key) => Unconnected::Refused(key),
                     None => failed(explain(&connection.group, &cause)),
@@ -463,6 +474,7 @@ impl Start<'_> {
             Err(CallError::Cancelled(cause)) => cause.error().message,
         };
         connection.group.kill();
+        self.starting.clear();
         Err(failed(words))
     }
 

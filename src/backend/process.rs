@@ -192,7 +192,7 @@ impl Group {
         let _ = kill_process_group(self.pid, Signal::KILL);
     }
 
-    /// Resident memory in bytes; of the whole group where a launcher leads it. `None`: it is gone.
+    /// Resident memory in bytes; of the whole group where a script leads it. `None`: it is gone.
     pub fn resident(&self) -> Option<u64> {
         if !self.launcher {
             return resident_of(self.pid());

@@ -123,7 +123,7 @@ class Shared(Base):
             self.assertNotIn("codex's own catalog is used", proxy.process.stderr())
 
     def test_a_catalog_that_was_kept_in_part(self):
-        proxy = self.proxy({}, files={"config.toml": model.config()}, home=self.place)
+        proxy = self.proxy(files={"config.toml": model.config()}, home=self.place)
         self.assertEqual(proxy.stop(), 0)
         (kept,) = (self.place / "codex-completions").glob("catalog-*")
         whole = kept.read_bytes()
@@ -162,7 +162,8 @@ class Killed(Base):
         self.assertEqual(len(self.homes(self.place)), 1)
         self.assertEqual(proxy.stop(), 0)
         self.assertEqual(self.homes(self.place), set())
-        self.assertEqual([name for name in tree(self.place / "codex-completions") if "catalog-" not in name], ["lock"])
+        self.assertEqual([name for name in tree(self.place / "codex-completions") if "catalog-" not in name],
+                         ["installation_id", "lock"])
 
     def test_stopped_at_every_moment_of_its_start(self):
         (self.place / "config.toml").write_text(model.config())
@@ -222,7 +223,7 @@ child.on("exit", (code, signal) => signal ? process.kill(process.pid, signal) : 
         for end in (signal.SIGTERM, signal.SIGKILL):
             proxy = self.proxy()
             self.hello(proxy)
-            self.assertIn("launcher", proxy.process.stderr())
+            self.assertIn("CODEX_BIN is a script", proxy.process.stderr())
             family = [seen for seen in harness.descendants(proxy.process.pid) if seen.alive()]
             self.assertEqual(len(family), 2)
             # Without its leader the group still serves or is replaced.
@@ -233,6 +234,41 @@ child.on("exit", (code, signal) => signal ? process.kill(process.pid, signal) : 
             proxy.process.signal(end)
             proxy.process.wait()
             eventually("nothing of it is left", lambda: not any(seen.alive() for seen in family), 1)
+
+
+class Wrapped(Base):
+    def test_a_script_around_codex(self):
+        """It is started as it is, and measured with what it starts."""
+        script = self.place / "codex"
+        script.write_text(f'#!/bin/sh\n"{harness.codex_binary()}" "$@"\nexit $?\n')
+        script.chmod(0o755)
+        proxy = self.proxy({"CODEX_BIN": str(script), "PROXY_APP_SERVER_GROWTH_MB": "4"},
+                           files={"config.toml": model.config()}, home=self.place / "home")
+        for _ in range(20):
+            self.hello(proxy)
+        eventually("its growth is seen", lambda: self.hello(proxy) and "is replaced: its memory" in proxy.process.stderr(), 20)
+        family = harness.descendants(proxy.process.pid)
+        self.assertEqual(proxy.stop(), 0)
+        self.assertEqual([seen.pid for seen in family if seen.alive()], [])
+
+
+class Installation(Base):
+    def number(self, proxy):
+        model.reset()
+        self.hello(proxy)
+        (body,) = model.turns()
+        return body["client_metadata"]["x-codex-installation-id"]
+
+    def test_its_number_stays(self):
+        proxy = self.proxy(files={"config.toml": model.config()}, home=self.place)
+        number = self.number(proxy)
+        codex = proxy.app_server()
+        os.kill(codex.pid, signal.SIGKILL)
+        eventually("there is another", lambda: proxy.app_servers() and proxy.app_server().pid != codex.pid)
+        self.assertEqual(self.number(proxy), number)
+        self.assertEqual(proxy.stop(), 0)
+        (self.place / "installation_id").write_text("6f0b6dd5-0000-4000-8000-000000000000")
+        self.assertEqual(self.number(self.proxy(home=self.place)), "6f0b6dd5-0000-4000-8000-000000000000")
 
 
 class Traces(Base):

@@ -87,6 +87,8 @@ pub enum Feature {
     EndsResponses,
     /// An interrupt drops the connection of a silent model.
     DropsSilentModel,
+    /// Its log on disk is without conversations.
+    QuietLog,
     /// `thread/unsubscribe` unloads a thread (`thread_unload_delay_secs`).
     Unloads,
 }
@@ -172,6 +174,12 @@ const TABLE: &[Row] = &[
         151,
         false,
         "keeps the connection of an interrupted turn open while the model is silent",
+    ),
+    row(
+        Feature::QuietLog,
+        151,
+        false,
+        "may write conversations into its log while it runs: in a directory of the proxy's own (0700), removed with it",
     ),
     row(Feature::Unloads, 156, true, "does not unload threads: its memory grows and it is replaced more often"),
 ];
