@@ -52,7 +52,7 @@ pub(crate) fn choices(node: Option<Node<'_>>) -> Result<u32, ApiError> {
 /// Stop strings of a request at most.
 const MAX_STOPS: usize = 4;
 
-/// `stop`: one string or up to four.
+/// `stop`: one string or up to four; none is as good as absent.
 pub(crate) fn stop(node: Option<Node<'_>>) -> Result<Vec<String>, ApiError> {
     let Some(node) = node else { return Ok(Vec::new()) };
     let given = if node.is_string() {
@@ -62,8 +62,8 @@ pub(crate) fn stop(node: Option<Node<'_>>) -> Result<Vec<String>, ApiError> {
     } else {
         return Err(node.not("a string or an array of strings"));
     };
-    if !(1..=MAX_STOPS).contains(&given.len()) {
-        return Err(node.invalid(format_args!("must hold 1 to {MAX_STOPS} strings")));
+    if given.len() > MAX_STOPS {
+        return Err(node.invalid(format_args!("must hold at most {MAX_STOPS} strings")));
     }
     let read = |node: &Node<'_>| match node.string()? {
         empty if empty.is_empty() => Err(node.invalid("must not be empty")),
