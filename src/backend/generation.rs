@@ -78,6 +78,8 @@ impl Sources {
 pub struct Knowledge {
     /// Keys that this binary refused.
     refused: (Option<Stamp>, Vec<String>),
+    /// Methods that a codex made from this turned out not to have.
+    pub missing: Vec<(Sources, &'static str)>,
     /// What of the lean profile the service refuses.
     pub refusals: Vec<Refusal>,
     /// What this binary is, and what it read of the person's configuration.
@@ -470,7 +472,14 @@ impl Start<'_> {
                 });
             }
             Err(CallError::Refused(error)) => format!("codex refused initialize: {}", error.message),
-            Err(CallError::Deadline(words)) => words,
+            // 0.104 may not come to its complaint about a key before its stdin is closed.
+            Err(CallError::Deadline(words)) => {
+                connection.close_stdin();
+                if let Some(key) = profile::refused_key(&connection.group.last_words()) {
+                    return Err(Unconnected::Refused(key));
+                }
+                words
+            }
             Err(CallError::Cancelled(cause)) => cause.error().message,
         };
         connection.group.kill();
@@ -491,7 +500,9 @@ impl Start<'_> {
         let lean = self.config.profile == Profile::Lean;
         let deadline = Deadline::after(names::APP_SERVER_START, ASK);
         let chosen = Capabilities::of(agent).and_then(|mut capabilities| {
-            correct(&mut capabilities, &connection, &deadline);
+            let missing = self.knowledge.missing.iter();
+            let missing = missing.filter(|(sources, _)| sources.binary_stamp == self.sources.binary_stamp);
+            missing.for_each(|(_, method)| capabilities.correct(method));
             let (dialect, joined) = capabilities.choose(self.config.protocol, self.config.prompt_mode)?;
             Ok((capabilities, dialect, joined))
         });
@@ -537,15 +548,6 @@ impl Start<'_> {
         let models = models(connection, inherited, &Deadline::after(names::APP_SERVER_START, ASK_MODELS));
         self.knowledge.models = slow.then(|| (self.sources.clone(), models.clone()));
         models
-    }
-}
-
-/// Lets codex correct what is known of its version.
-fn correct(capabilities: &mut Capabilities, connection: &Connection, deadline: &Deadline) {
-    for method in Capabilities::questions() {
-        if let Err(CallError::Refused(error)) = connection.call(method, json!({}), deadline) {
-            capabilities.correct(method, &error.message);
-        }
     }
 }
 

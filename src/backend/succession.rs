@@ -86,6 +86,7 @@ pub(super) struct Task {
     told: Option<(Sources, String)>,
     knowledge: Knowledge,
     refusals: Vec<Refusal>,
+    missing: Vec<(Sources, &'static str)>,
     stopping: bool,
 }
 
@@ -109,6 +110,7 @@ impl Task {
             told: None,
             knowledge: Knowledge::default(),
             refusals: Vec::new(),
+            missing: Vec::new(),
             stopping: false,
         }
     }
@@ -166,6 +168,11 @@ impl Task {
             Event::Doubt(number) => {
                 let doubtful = self.tracked.iter_mut().filter(|tracked| tracked.generation.number == number);
                 doubtful.for_each(|tracked| tracked.doubted = true);
+            }
+            Event::Missing(number, method) => {
+                let tracked = self.tracked.iter().find(|tracked| tracked.generation.number == number);
+                self.missing.extend(tracked.map(|tracked| (tracked.generation.sources.clone(), method)));
+                self.take_in(Event::Suspect(number, "it is another version than it says"));
             }
             Event::TurnEnded => self.measure = true,
             Event::Look => self.next_look = Instant::now(),
@@ -415,6 +422,7 @@ impl Task {
         let (shared, number) = (Arc::clone(&self.shared), self.number);
         let mut knowledge = std::mem::take(&mut self.knowledge);
         knowledge.refusals = self.refusals.clone();
+        knowledge.missing = self.missing.clone();
         let begun = threads::spawn("codex-start", move || {
             let sources = Sources::look(&shared.config);
             let events = shared.events.clone();

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::{at, select};
 
 use super::connection::{CallError, Patience};
+use super::dialect::capabilities::Capabilities;
 use super::dialect::{Decoder, StartError, Thread, limits};
 use super::mailbox::{Delivery, Mailbox};
+use super::router::Cause;
 use super::shared::{Event, Lease};
 use crate::config::{Config, names};
 use crate::deadline::{Cancel, CancelCause, Deadline};
@@ -288,6 +290,13 @@ fn unstarted(error: StartError, lease: &Lease) -> Unstarted {
         }
         StartError::Early(CallError::Refused(error)) | StartError::Late(CallError::Refused(error)) => {
             log::warn!("codex refused a turn: {} ({})", error.message, error.code);
+            if let Some(method) = Capabilities::missing(&error, lease.generation.dialect) {
+                // Nobody else is to try it before the supervisor has seen to that.
+                let words = format!("codex does not know {method}");
+                lease.generation.connection.router.close(Cause::new(&words));
+                lease.tell(Event::Missing(lease.generation.number, method));
+                return Unstarted::Lost(lost(&words));
+            }
             Unstarted::Failed(if error.is_overload() {
                 TurnError::new(TurnErrorKind::Overloaded, "Codex has too much to do; try again later.")
             } else {

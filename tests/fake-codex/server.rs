@@ -87,11 +87,7 @@ impl Server {
     fn call(self: &Arc<Self>, id: &Value, method: &str, params: &Value) {
         let (fate, garbage) = {
             let mut state = self.state();
-            // A call without its params only asks whether codex knows the method; no fault is meant for it.
-            let question =
-                params["threadId"].is_null() && ["thread/inject_items", "thread/unsubscribe"].contains(&method);
-            let fate = if question { Fate::Answer } else { state.faults.fate(method) };
-            (fate, state.faults.has("garbage"))
+            (state.faults.fate(method), state.faults.has("garbage"))
         };
         if garbage {
             self.out.garbage();

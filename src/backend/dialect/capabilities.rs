@@ -6,6 +6,7 @@ use std::fmt;
 
 use super::Dialect;
 use super::tool_names::CodexTools;
+use crate::backend::wire::RpcError;
 use crate::config::{PromptMode, ProtocolChoice, names};
 use crate::turn::{TurnError, TurnErrorKind};
 
@@ -126,8 +127,8 @@ impl Row {
 
 /// The table. An empty cost is no cost.
 const TABLE: &[Row] = &[
-    row(Feature::V1, 44, false, "").until(107).method("interruptConversation"),
-    row(Feature::V2, 66, false, "").method("turn/interrupt"),
+    row(Feature::V1, 44, false, "").until(107).method("newConversation"),
+    row(Feature::V2, 66, false, "").method("thread/start"),
     row(Feature::NoSummary, 77, false, "is always asked for a summary of the reasoning: a few more tokens of output"),
     row(Feature::SlowModelList, 77, false, "").until(104),
     row(Feature::OutputSchema, 80, true, "takes no JSON schema for the answer: response_format json_schema is refused"),
@@ -149,7 +150,7 @@ const TABLE: &[Row] = &[
         true,
         "may leave a turn without an end when many run at once: its answer is then complete a second late",
     ),
-    row(Feature::Unsubscribe, 107, true, "").method("thread/unsubscribe"),
+    row(Feature::Unsubscribe, 107, true, ""),
     row(Feature::SkillSettings, 121, false, ""),
     row(
         Feature::Inject,
@@ -219,7 +220,8 @@ impl Capabilities {
     /// # Errors
     /// Words for a person: the version is too old.
     pub fn of(user_agent: &str) -> Result<Self, String> {
-        let version = Version::from_user_agent(user_agent);
+        // Built from its sources, it calls itself 0.0.0.
+        let version = Version::from_user_agent(user_agent).filter(|version| *version != Version(0, 0, 0));
         let known = version.unwrap_or(NEWEST);
         if known < OLDEST {
             return Err(format!("codex {known} is older than {OLDEST}, the oldest that is served; update codex"));
@@ -242,17 +244,21 @@ impl Capabilities {
         self.present = self.present & !(1 << feature as u32) | u32::from(present) << feature as u32;
     }
 
-    /// Calls that tell by their refusal whether a feature is there: without params none of them does anything.
-    pub fn questions() -> impl Iterator<Item = &'static str> {
-        TABLE.iter().filter_map(|row| row.method)
+    /// The method that a refusal is about, if codex does not have it and can be served without. Up to 0.50 it only says
+    /// that something is wrong, which the calls made here never are.
+    pub fn missing(refusal: &RpcError, dialect: Dialect) -> Option<&'static str> {
+        let first = if dialect == Dialect::V1 { "newConversation" } else { "thread/start" };
+        let named = |method: &&str| refusal.message.contains(&format!("unknown variant `{method}`"));
+        let unknown = refusal.is_unknown_method();
+        let bare = unknown && !refusal.message.contains('`');
+        let mut methods = TABLE.iter().filter_map(|row| row.method).filter(|_| unknown);
+        methods.find(|method| named(method) || bare && *method == first)
     }
 
-    /// Corrects the table by how codex refused such a call. Up to 0.50 it does not say why.
-    pub fn correct(&mut self, method: &str, refusal: &str) {
-        if let Some(row) = TABLE.iter().find(|row| row.method == Some(method))
-            && refusal != "Invalid request"
-        {
-            self.set(row.feature, !refusal.contains("unknown variant"));
+    /// Corrects the table: codex has refused this method as one that it does not have.
+    pub fn correct(&mut self, method: &str) {
+        if let Some(row) = TABLE.iter().find(|row| row.method == Some(method)) {
+            self.set(row.feature, false);
         }
     }
 
@@ -272,7 +278,8 @@ impl Capabilities {
         };
         let dialect = match protocol {
             ProtocolChoice::Auto if self.has(Feature::V2) => Dialect::V2,
-            ProtocolChoice::Auto if self.has(Feature::V1) => Dialect::V1,
+            // What version it is may be known no better.
+            ProtocolChoice::Auto if self.has(Feature::V1) || self.version.is_none() => Dialect::V1,
             ProtocolChoice::Auto => {
                 return Err(format!("codex {} speaks no protocol that is known here", self.known()));
             }
@@ -408,14 +415,24 @@ mod tests {
             assert!(error.contains(words), "{error}");
         }
         let mut odd = of("9.9.9");
-        odd.correct("thread/inject_items", "Invalid request: unknown variant `thread/inject_items`, expected one of");
-        odd.correct("turn/interrupt", "Invalid request: missing field `threadId`");
+        odd.correct("thread/inject_items");
         assert_eq!(odd.choose(Protocol::Auto, Prompt::Auto), Ok((Dialect::V2, true)));
-        odd.correct("turn/interrupt", "Invalid request: unknown variant `turn/interrupt`");
-        odd.correct("interruptConversation", "Invalid request: missing field `conversationId`");
-        assert_eq!(odd.choose(Protocol::Auto, Prompt::Auto), Ok((Dialect::V1, true)));
-        let mut silent = of("0.50.0");
-        silent.correct("interruptConversation", "Invalid request");
-        assert_eq!(silent.choose(Protocol::Auto, Prompt::Auto), Ok((Dialect::V1, true)));
+        odd.correct("thread/start");
+        assert!(odd.choose(Protocol::Auto, Prompt::Auto).is_err());
+        let refusal = |message: &str| RpcError { code: -32600, message: message.to_owned() };
+        for (message, missing) in [
+            (
+                "Invalid request: unknown variant `thread/inject_items`, expected one of `a`",
+                Some("thread/inject_items"),
+            ),
+            ("Invalid request: unknown variant `read-only`, expected one of `readOnly`", None),
+            ("Invalid request: missing field `threadId`", None),
+            ("Invalid request", Some("thread/start")),
+        ] {
+            assert_eq!(Capabilities::missing(&refusal(message), Dialect::V2), missing, "{message}");
+        }
+        let mut unknown = of("0.0.0");
+        unknown.correct("thread/start");
+        assert_eq!(unknown.choose(Protocol::Auto, Prompt::Auto), Ok((Dialect::V1, true)));
     }
 }

@@ -60,6 +60,9 @@ const LEAN_FEATURES: &[&str] = &[
     "tool_call_mcp_elicitation",
 ];
 
+/// The key that changed its type, to be false.
+const AGENTS: &str = "agents.enabled";
+
 /// Keys that only versions before 0.121 know, all to be false.
 const LEAN_OLD: &[&str] =
     &["features.collaboration_modes", "features.skills", "features.view_image_tool", "tools.view_image"];
@@ -122,7 +125,7 @@ fn keys(overrides: &Overrides<'_>) -> Vec<(String, Value)> {
         LEAN.iter().for_each(|(key, value)| add(key, known(value)));
         LEAN_FEATURES.iter().for_each(|feature| add(&format!("features.{feature}"), false.into()));
         if capabilities.has(Feature::AgentsSwitch) {
-            add("agents.enabled", false.into());
+            add(AGENTS, false.into());
         }
         if !capabilities.has(Feature::SkillSettings) {
             LEAN_OLD.iter().for_each(|key| add(key, false.into()));
@@ -159,6 +162,7 @@ pub fn quiet_arguments(sqlite: &Path) -> Vec<String> {
 pub fn refused_key(last_words: &[String]) -> Option<String> {
     let key = last_words.iter().find_map(|line| line.trim().strip_prefix("in `")?.strip_suffix('`'))?;
     let ours = ALWAYS.iter().chain(LEAN).any(|(name, _)| covers(key, name))
+        || covers(key, AGENTS)
         || LEAN_FEATURES.iter().any(|feature| covers(key, &format!("features.{feature}")));
     // Without this one, programs that a person configured could start.
     (ours && key != "features").then(|| key.to_owned())
