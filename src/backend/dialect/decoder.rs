@@ -14,8 +14,8 @@ use super::{v1, v2};
 use crate::turn::{Finish, TurnError, TurnErrorKind, TurnEvent, TurnOutcome, Usage};
 
 /// How long after a tool call the next one of the same response may come, where nothing marks the response's end (0.131 –
-/// 0.145), and where usage does, which a service may leave out (before).
-const NEXT_CALL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+/// 0.145), and where something does that may be missing after all.
+const NEXT_CALL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 /// How long after a finished message with its usage a turn is taken to be over that says nothing more (0.104).
 const NO_END: Duration = Duration::from_secs(1);
 /// How long after the end of a turn its usage may come.
@@ -129,8 +129,8 @@ impl Decoder {
         } else if self.late.is_some() {
             Some(LATE_USAGE)
         } else if self.calls > 0 {
-            let wait = if self.capabilities.has(Feature::CountsCalls) { NEXT_CALL.1 } else { NEXT_CALL.0 };
-            (!self.ends_responses()).then_some(wait)
+            let marked = self.ends_responses() || self.capabilities.has(Feature::CountsCalls);
+            Some(if marked { NEXT_CALL.1 } else { NEXT_CALL.0 })
         } else {
             (self.pause == Pause::Usage && !self.capabilities.has(Feature::EndsTurns)).then_some(NO_END)
         }
