@@ -1,7 +1,8 @@
 //! The codex side: one `codex app-server` at a time, its wire, its versions, its deaths.
 //!
 //! Reading order: [`wire`], [`router`], [`mailbox`], [`connection`] (one process and its lines), [`dialect`] (what the
-//! lines mean), [`home`], [`inherit`], [`generation`] (a process with all that belongs to it), [`shared`],
+//! lines mean), [`home`], [`inherit`], [`sources`], [`start`], [`generation`]
+//! (a process with all that belongs to it), [`shared`],
 //! [`succession`] (which generation comes next), [`supervisor`] (the app-server as requests see it), [`turns`] (the turns
 //! of one request).
 
@@ -16,6 +17,8 @@ pub mod mailbox;
 pub mod process;
 pub mod router;
 pub mod shared;
+pub mod sources;
+pub mod start;
 pub mod succession;
 pub mod supervisor;
 pub mod turns;

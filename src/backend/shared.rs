@@ -7,9 +7,11 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 
 use super::dialect::errors::Refusal;
-use super::generation::{Generation, Knowledge, Sources};
+use super::generation::Generation;
 use super::process::Starting;
 use super::router::Cause;
+use super::sources::Sources;
+use super::start::Knowledge;
 use crate::config::Config;
 use crate::turn::Models;
 

@@ -11,9 +11,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use serde_json::json;
 
 use super::dialect::errors::Refusal;
-use super::generation::{Generation, Knowledge, Sources, Start};
+use super::generation::Generation;
 use super::router::{Cause, Reply};
 use super::shared::{Event, Shared};
+use super::sources::Sources;
+use super::start::{Knowledge, Start};
 use crate::threads;
 
 /// Time between pings while turns run, and otherwise.

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, select, unbounded};
 
-use super::generation::Sources;
 use super::process::Starting;
 use super::shared::{Event, Lease, Shared, State};
+use super::sources::Sources;
 use super::succession::Task;
 use super::turns::{Turns, Unstarted};
 use crate::config::Config;

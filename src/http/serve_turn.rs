@@ -52,6 +52,7 @@ impl App {
         let stream = request.stream;
         let (mut running, encoder) = match self.begin(exchange, request, record) {
             Ok(begun) => begun,
+            Err(error) if error.code == Some("client_gone") => return Err(io::Error::other(error.message)),
             Err(error) => {
                 record.end = error.code.unwrap_or(error.kind).to_owned();
                 return exchange.error(&error);
