@@ -209,7 +209,7 @@ fn each_request_is_one_line_of_the_log_with_all_that_was_promised() {
         "{chat} HTTP/1.1\r\nhost: x\r\nx-request-id: left\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     ));
-    until("its turn runs", PATIENCE, || proxy.gauge("turns_running") == 1);
+    until("its turn runs", PATIENCE, || proxy.calls("turn/start") == 7);
     drop(left);
     proxy.wait_until_running(0, PATIENCE);
     assert!(proxy.stop(PATIENCE).success());

@@ -97,13 +97,20 @@ pub fn send(pid: u32, signal: Signal) {
 }
 
 /// A process as /proc shows it, safe against the number being used again.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Seen {
     pub pid: u32,
     pub parent: u32,
     pub state: char,
     /// Ticks since boot.
     started: u64,
+}
+
+impl PartialEq for Seen {
+    /// The same process, whatever it does now.
+    fn eq(&self, other: &Self) -> bool {
+        (self.pid, self.started) == (other.pid, other.started)
+    }
 }
 
 impl Seen {
