@@ -222,6 +222,21 @@ fn connections_above_the_limit_are_told_so_while_the_others_are_served() {
 }
 
 #[test]
+fn a_conversation_of_many_small_pieces_costs_little_more_than_its_bytes() {
+    let proxy = Proxy::fake().start();
+    assert_eq!(proxy.chat("warm").status, 200);
+    let before = memory(proxy.process.pid(), "VmHWM:");
+    let messages = vec![json!({ "role": "user", "content": "a" }); 30_000];
+    let parts = vec![json!({ "type": "text", "text": "a" }); 30_000];
+    for body in [json!({ "messages": messages }), json!({ "messages": [{ "role": "user", "content": parts }] })] {
+        assert_eq!(proxy.post("/v1/chat/completions", &body).status, 200);
+    }
+    // Nine hundred kilobytes each; as a tree of values they were sixty times that.
+    let peak = memory(proxy.process.pid(), "VmHWM:");
+    assert!(peak < before + 25_000, "{before} {peak}");
+}
+
+#[test]
 fn hostile_requests_get_an_error_and_cost_no_memory() {
     let proxy = Proxy::fake().env("PROXY_HEAD_TIMEOUT_MS", "400").env("PROXY_BODY_TIMEOUT_MS", "400").start();
     assert_eq!(proxy.chat("warm").status, 200);

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::capabilities::Feature;
 use super::decoder::{Decoder, Pause, Tokens, raw};
 use super::errors::CodexError;
-use super::prompt::{item, joined};
+use super::prompt::{Items, joined};
 use super::tool_names::ToolNames;
 use super::{Session, StartError, Thread, parse, tool_schema};
 use crate::backend::connection::{Connection, Patience};
@@ -45,7 +45,7 @@ struct ThreadStart<'a> {
 #[serde(rename_all = "camelCase")]
 struct TurnStart<'a> {
     thread_id: &'a str,
-    input: Vec<Value>,
+    input: Vec<Input<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     effort: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,6 +94,29 @@ pub(super) fn start_thread(
     Ok(Thread::new(made.id, made.path))
 }
 
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Input<'a> {
+    Text { text: Cow<'a, str> },
+    Image { url: &'a str },
+}
+
+impl<'a> Input<'a> {
+    fn of(part: &'a Part) -> Self {
+        match part {
+            Part::Text(text) => Self::Text { text: Cow::Borrowed(text) },
+            Part::Image { url, .. } => Self::Image { url },
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct InjectItems<'a> {
+    thread_id: &'a str,
+    items: Items<'a>,
+}
+
 #[derive(Deserialize)]
 struct Id {
     id: String,
@@ -113,8 +136,8 @@ pub(super) fn start_turn(
         turn: Id,
     }
     let inject = |history: &[Item]| {
-        let items: Vec<Value> = history.iter().map(|entry| item(entry, names)).collect();
-        connection.call("thread/inject_items", json!({"threadId": thread.id, "items": items}), patience)
+        let params = InjectItems { thread_id: &thread.id, items: Items { history, names } };
+        connection.call("thread/inject_items", params, patience)
     };
     let input = match request.history.split_last() {
         _ if session.joined => joined_input(&request.history),
@@ -126,11 +149,7 @@ pub(super) fn start_turn(
             if !before.is_empty() {
                 inject(before)?;
             }
-            let part = |part: &Part| match part {
-                Part::Text(text) => json!({"type": "text", "text": text}),
-                Part::Image { url, .. } => json!({"type": "image", "url": url}),
-            };
-            content.iter().map(part).collect()
+            content.iter().map(Input::of).collect()
         }
         _ => joined_input(&request.history),
     };
@@ -145,10 +164,10 @@ pub(super) fn start_turn(
     Ok(parse::<Reply>("turn/start", &result)?.turn.id)
 }
 
-fn joined_input(history: &[Item]) -> Vec<Value> {
+fn joined_input(history: &[Item]) -> Vec<Input<'_>> {
     let (text, images) = joined(history);
-    let mut input = vec![json!({"type": "text", "text": text})];
-    input.extend(images.iter().map(|url| json!({"type": "image", "url": url})));
+    let mut input = vec![Input::Text { text: Cow::Owned(text) }];
+    input.extend(images.into_iter().map(|url| Input::Image { url }));
     input
 }
 
