@@ -199,7 +199,7 @@ class Configuration(Base):
             eventually("it says so", lambda: "does not take config.toml" in proxy.process.stderr(), 5)
             # Not tried again and again.
             before = self.spawned(proxy)
-            load.more(100)
+            load.more(40)
             self.assertEqual([seen.pid for seen in proxy.app_servers()], [first])
             self.assertTrue(proxy.ready())
         self.assertEqual(load.failures, [])
@@ -208,8 +208,9 @@ class Configuration(Base):
         self.assertEqual(self.spawned(proxy), before)
         self.assertNotIn("panicked", proxy.process.stderr())
         # Bad for a while in many ways, good again: in use at once.
-        for number in range(8):
+        for number in range(7):
             path.write_text(f"not toml {number}")
+            self.assertEqual(proxy.post(ask("hello"))[0], 200)
             eventually("it was looked at", lambda: proxy.process.stderr().count("does not take") == number + 2, 5)
         self.steady(proxy, "the repaired configuration",
                     lambda number: path.write_text(model.config(http_headers=f'{{ "x-new" = "{number}" }}')),
