@@ -48,10 +48,42 @@ struct Prompt {
     first_turn: bool,
 }
 
+/// A conversation that came as one text, `[role] content` line by line, as the items that it stands for.
+fn parted(text: &str) -> Option<Vec<Value>> {
+    let mut items: Vec<(&str, String)> = Vec::new();
+    for line in text.split('\n') {
+        let tag = line.strip_prefix('[').and_then(|line| line.split_once("] "));
+        let is_role = |tag: &str| {
+            ["system", "developer", "user", "assistant"].contains(&tag)
+                || tag.starts_with("tool ")
+                || tag.starts_with("tool_call ")
+        };
+        match (tag.filter(|(tag, _)| is_role(tag)), items.last_mut()) {
+            (Some((tag, content)), _) => items.push((tag, content.to_owned())),
+            (None, Some((_, last))) => {
+                last.push('\n');
+                last.push_str(line);
+            }
+            (None, None) => return None,
+        }
+    }
+    let item = |(tag, content): (&str, String)| match tag.split_once(' ') {
+        Some(("tool", id)) => json!({"type": "function_call_output", "call_id": id, "output": content}),
+        Some((_, id)) => json!({"type": "function_call", "call_id": id}),
+        None => json!({"role": tag, "content": [{"text": content}]}),
+    };
+    Some(items.into_iter().map(item).collect())
+}
+
 impl Prompt {
     fn read(body: &Value) -> Self {
         let empty = Vec::new();
         let input = body["input"].as_array().unwrap_or(&empty);
+        let joined = input
+            .last()
+            .filter(|item| item["role"] == "user")
+            .and_then(|item| parted(item["content"][0]["text"].as_str()?));
+        let input = joined.as_ref().unwrap_or(input);
         let text = input
             .iter()
             .rev()
