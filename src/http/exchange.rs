@@ -26,7 +26,6 @@ pub struct Exchange<'c> {
     answer: Answer,
     extra: Vec<(&'static str, String)>,
     status: Option<u16>,
-    sent: u64,
     closes: bool,
     /// Bytes to write; kept for the next piece.
     out: Vec<u8>,
@@ -52,7 +51,6 @@ impl<'c> Exchange<'c> {
             answer: Answer::None,
             extra: Vec::new(),
             status: None,
-            sent: 0,
             closes: false,
             out: Vec::new(),
         }
@@ -170,11 +168,6 @@ impl<'c> Exchange<'c> {
         self.status
     }
 
-    /// Bytes of the answer handed to the system, head and framing included.
-    pub fn bytes_sent(&self) -> u64 {
-        self.sent
-    }
-
     /// Cuts off what was begun: the service cannot go on.
     pub(super) fn abandon(&mut self) {
         self.closes = true;
@@ -240,9 +233,6 @@ impl<'c> Exchange<'c> {
 
     fn flush(&mut self) -> io::Result<()> {
         let result = self.connection.send(&self.out, self.watch.as_ref().map(|(_, cancel)| cancel));
-        if result.is_ok() {
-            self.sent += self.out.len() as u64;
-        }
         self.out.clear();
         result
     }
