@@ -73,7 +73,7 @@ fn serve(config: Arc<Config>) -> Result<(), String> {
     // A second signal ends the grace at once.
     let (done, drained) = bounded::<()>(0);
     let server = Arc::new(server);
-    let waiting = wait_for_requests(Arc::clone(&server), Instant::now() + config.shutdown_grace, done);
+    let _ = wait_for_requests(Arc::clone(&server), Instant::now() + config.shutdown_grace, done);
     crossbeam_channel::select! {
         recv(drained) -> _ => {}
         recv(signals) -> _ => log::info!("stopping at once"),
@@ -84,7 +84,6 @@ fn serve(config: Arc<Config>) -> Result<(), String> {
     }
     server.close();
     codex.stop(CODEX_END);
-    drop(waiting);
     log::info!("stopped");
     Ok(())
 }
