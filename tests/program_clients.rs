@@ -113,6 +113,30 @@ fn who_waits_too_long_for_a_permit_is_told_when_to_come_back() {
 }
 
 #[test]
+fn without_a_wait_the_answer_is_there_at_once() {
+    let proxy = Proxy::fake().env("PROXY_SSE_MAX_CONCURRENCY", "1").env("PROXY_QUEUE_MS", "0").start();
+    assert_eq!((proxy.chat("x").status, proxy.stream("x").status), (200, 200));
+    let mut stream = proxy.open("[[say a]] [[hang]]");
+    stream.until("a\"}");
+    assert_eq!(proxy.chat("x").status, 429);
+    drop(stream);
+    proxy.wait_until_running(0, PATIENCE);
+    assert_eq!(proxy.chat("x").status, 200);
+}
+
+#[test]
+fn a_write_that_takes_too_long_ends_the_request_too() {
+    let proxy = Proxy::fake().env("PROXY_WRITE_TIMEOUT_MS", "300").file("seen", "").start();
+    // More than the system takes for a client that does not read, and less than is kept for it.
+    let client = proxy.begin("[[deltas 12000]] [[size 1000]] [[hang]]", true);
+    until("its turn runs", PATIENCE, || proxy.calls("turn/start") == 1);
+    until("it was interrupted", PATIENCE, || proxy.calls("turn/interrupt") == 1);
+    proxy.wait_until_running(0, Duration::from_secs(1));
+    assert!(proxy.process.stderr().contains("PROXY_WRITE_TIMEOUT_MS (300 ms)"));
+    drop(client);
+}
+
+#[test]
 fn without_a_limit_nobody_waits() {
     let proxy = Proxy::fake().env("PROXY_SSE_MAX_CONCURRENCY", "0").start();
     let mut streams: Vec<_> = (0..40).map(|n| proxy.begin(&format!("[[say s{n}]] [[gate all]]"), false)).collect();

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 mod support;
 
-use support::{PATIENCE, Proxy, Response, Stream, model, until};
+use support::process::memory;
+use support::{Connection, PATIENCE, Proxy, Response, Stream, model, until};
 
 /// The error at the end of a stream, which `[DONE]` follows.
 #[track_caller]
@@ -142,4 +143,37 @@ fn a_request_that_reached_no_model_moves_on_to_the_next_codex_and_one_that_may_h
         assert_eq!(answer.status, status, "{method}: {}", answer.text());
         assert_eq!(proxy.chat("next").status, 200);
     }
+}
+
+#[test]
+fn waiting_in_vain_costs_no_memory() {
+    let proxy = Proxy::fake().env("CODEX_BIN", "/nonexistent").env("PROXY_QUEUE_MS", "1").listening();
+    let ask = |count: usize| {
+        let mut connection = Connection::open(proxy.address);
+        for _ in 0..count {
+            connection.get("/v1/models");
+            assert_eq!(connection.response(PATIENCE).status, 503);
+        }
+        memory(proxy.process.pid(), "VmRSS:")
+    };
+    let before = ask(300);
+    let after = ask(1500);
+    assert!(after < before + 600, "{before} KB and later {after} KB");
+}
+
+#[test]
+fn a_codex_that_does_not_answer_its_first_call_is_ended_and_named() {
+    let proxy = Proxy::fake().env("PROXY_APP_SERVER_START_MS", "200").faults("mute=initialize").listening();
+    until("the reason is known", PATIENCE, || proxy.reason().contains("PROXY_APP_SERVER_START_MS (200 ms)"));
+    until("it was tried again", PATIENCE, || proxy.book("starts").len() >= 3);
+    until("no old one is left", PATIENCE, || proxy.app_servers().len() <= 1);
+    proxy.home.write("faults", "");
+    proxy.wait_until_ready(PATIENCE);
+}
+
+#[test]
+fn without_its_catalog_codex_serves_with_a_warning() {
+    let proxy = Proxy::fake().faults("debug-fails").start();
+    assert_eq!(proxy.chat("x").status, 200);
+    assert!(proxy.process.stderr().contains("codex's own catalog is used"));
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 
 mod support;
 
-use support::process::{descendants, wait_until_gone};
+use support::process::{Seen, descendants, wait_until_gone};
 use support::proxy::ask;
 use support::{Connection, PATIENCE, Proxy, Response, TempDir, until};
 
@@ -149,16 +149,26 @@ fn clients_and_codex_that_do_not_react_are_not_waited_for() {
 
 #[test]
 fn a_signal_while_codex_starts_ends_that_too() {
-    for faults in ["mute=initialize", "late=initialize:5000", "exit-at-start", "ignore-eof ignore-term mute=initialize"]
-    {
+    for faults in [
+        "mute=initialize",
+        "late=initialize:5000",
+        "exit-at-start",
+        "ignore-eof ignore-term mute=initialize",
+        "debug-hangs",
+    ] {
         let mut proxy = Proxy::fake().faults(faults).listening();
-        until("it is being started", PATIENCE, || !proxy.book("starts").is_empty());
-        let waiting = proxy.begin("x", false);
+        let started = |seen: &Seen| seen.arguments().iter().any(|argument| argument == "debug");
+        until("it is being started", PATIENCE, || match faults {
+            "debug-hangs" => descendants(proxy.process.pid()).iter().any(started),
+            _ => !proxy.book("starts").is_empty(),
+        });
+        // It would be waited for until its client has closed.
+        drop(proxy.begin("x", false));
         let begun = Instant::now();
         assert_eq!(proxy.stop(PATIENCE).code(), Some(0), "{faults}");
+        println!("{faults}: ended {} ms after the signal", begun.elapsed().as_millis());
         assert!(begun.elapsed() < Duration::from_secs(4), "{faults}: {:?}", begun.elapsed());
         no_home_is_left(proxy.home.path());
-        drop(waiting);
     }
 }
 

@@ -141,7 +141,11 @@ impl Supervisor {
         look: impl Fn(&State) -> Option<Result<T, TurnError>>,
     ) -> Result<T, TurnError> {
         loop {
-            let woken = {
+            if let Some(cause) = cancel.cause() {
+                return Err(cause.error());
+            }
+            let (sender, woken) = bounded(1);
+            {
                 let mut state = self.0.state();
                 if state.stopping {
                     let words = "The server is being stopped.";
@@ -150,21 +154,19 @@ impl Supervisor {
                 if let Some(found) = look(&state) {
                     return found;
                 }
-                let (sender, woken) = bounded(1);
-                state.waiting.push(sender);
-                woken
-            };
-            if let Some(cause) = cancel.cause() {
-                return Err(cause.error());
+                state.waiting.push(sender.clone());
             }
-            select! {
-                recv(woken) -> _ => {}
-                recv(cancel.wake()) -> _ => {}
-                default(wait.left()) => {
-                    let reason = self.0.state().reason.clone();
-                    let words = format!("No app-server within {}: {reason}.", wait.describe());
-                    return Err(TurnError::new(TurnErrorKind::Unavailable, words));
-                }
+            let passed = select! {
+                recv(woken) -> _ => false,
+                recv(cancel.wake()) -> _ => false,
+                default(wait.left()) => true,
+            };
+            let mut state = self.0.state();
+            // Codex may be away for days.
+            state.waiting.retain(|waiting| !waiting.same_channel(&sender));
+            if passed {
+                let words = format!("No app-server within {}: {}.", wait.describe(), state.reason);
+                return Err(TurnError::new(TurnErrorKind::Unavailable, words));
             }
         }
     }

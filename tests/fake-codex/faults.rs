@@ -3,6 +3,7 @@
 //! | word | what goes wrong |
 //! |---|---|
 //! | `exit-at-start` | ends at once with status 1 and a line on stderr |
+//! | `debug-hangs`, `debug-fails` | `codex debug models` never ends; fails |
 //! | `exit-after=N` | ends after N lines were read |
 //! | `deaf` | reads nothing more after the handshake |
 //! | `deaf-after=N` | reads nothing more after N lines |

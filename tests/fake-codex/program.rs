@@ -10,6 +10,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
 
+use faults::Faults;
 use serde_json::json;
 
 mod catalog;
@@ -30,6 +31,13 @@ fn main() -> std::io::Result<()> {
             Ok(())
         }
         Some("debug") => {
+            let faults = Faults::read();
+            if faults.has("debug-hangs") {
+                server::wait_for_ever();
+            }
+            if faults.has("debug-fails") {
+                std::process::exit(6);
+            }
             println!("{}", catalog::catalog());
             Ok(())
         }

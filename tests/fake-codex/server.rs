@@ -261,7 +261,7 @@ pub(crate) fn run() -> std::io::Result<()> {
     std::process::exit(0)
 }
 
-fn wait_for_ever() {
+pub(crate) fn wait_for_ever() {
     let (_keep, never) = channel::<()>();
     let _ = never.recv();
 }
