@@ -115,7 +115,10 @@ fn who_waits_too_long_for_a_permit_is_told_when_to_come_back() {
 #[test]
 fn without_a_wait_the_answer_is_there_at_once() {
     let proxy = Proxy::fake().env("PROXY_SSE_MAX_CONCURRENCY", "1").env("PROXY_QUEUE_MS", "0").start();
-    assert_eq!((proxy.chat("x").status, proxy.stream("x").status), (200, 200));
+    // Who has its answer has given its place back.
+    for _ in 0..20 {
+        assert_eq!((proxy.chat("x").status, proxy.stream("x").status), (200, 200));
+    }
     let mut stream = proxy.open("[[say a]] [[hang]]");
     stream.until("a\"}");
     assert_eq!(proxy.chat("x").status, 429);
@@ -132,7 +135,7 @@ fn a_write_that_takes_too_long_ends_the_request_too() {
     until("its turn runs", PATIENCE, || proxy.calls("turn/start") == 1);
     until("it was interrupted", PATIENCE, || proxy.calls("turn/interrupt") == 1);
     proxy.wait_until_running(0, Duration::from_secs(1));
-    assert!(proxy.process.stderr().contains("PROXY_WRITE_TIMEOUT_MS (300 ms)"));
+    until("the log says why", PATIENCE, || proxy.process.stderr().contains("PROXY_WRITE_TIMEOUT_MS (300 ms)"));
     drop(client);
 }
 

@@ -159,6 +159,11 @@ impl Turns {
         }
     }
 
+    /// Whether codex works on none of them any more.
+    pub fn are_over(&self) -> bool {
+        self.active.iter().all(|turn| !turn.decoder.running)
+    }
+
     /// Asks codex to stop a turn whose answer is complete for its client.
     pub fn interrupt(&mut self, index: u32) {
         self.active.iter_mut().filter(|turn| turn.index == index).for_each(ActiveTurn::interrupt);

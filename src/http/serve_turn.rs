@@ -154,6 +154,10 @@ impl Running<'_> {
             }
         }
         answer.encoder.finish(&mut answer.out);
+        // A place that nothing needs any more is free before the client can ask again.
+        if self.turns.are_over() {
+            self.permits.clear();
+        }
         // Before the client can ask for it.
         if let Some(kept) = answer.encoder.record() {
             self.app.store().put(owner, kept, self.app.clock());
