@@ -70,7 +70,7 @@ class Off(WithProxy):
         self.assertEqual(len(ids), 20)
         _, headers, _ = self.proxy.post(ask("hi", stream=True), headers={"authorization": "Bearer k", "x-request-id": "mine"})
         self.assertEqual(headers["x-request-id"], "mine")
-        self.assertIn("request=mine", self.proxy.process.stderr())
+        harness.eventually("the log names it", lambda: "request=mine" in self.proxy.process.stderr())
 
     def test_processing_time(self):
         for _, headers in self.answers("https://app.example"):
