@@ -23,6 +23,8 @@ pub struct TurnRequest {
     pub tools: Vec<Tool>,
     /// JSON text of the schema that the answer has to follow.
     pub output_schema: Option<String>,
+    /// Whether [`TurnEvent::Sealed`] is wanted.
+    pub sealed: bool,
 }
 
 /// One entry of a conversation.
@@ -109,6 +111,8 @@ pub enum TurnEvent {
     Text(String),
     /// More text of the summary of the model's reasoning. Parts are already set apart by an empty line.
     Reasoning(String),
+    /// The end of a piece of reasoning, summary or not: its content, readable for the model's service alone.
+    Sealed(String),
     /// A complete call of a tool.
     ToolCall(ToolCall),
     /// The end.

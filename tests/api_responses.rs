@@ -12,7 +12,7 @@ use codex_completions::turn::{Finish, Item, Part, Role, Tool, ToolCall, TurnErro
 use serde_json::{Value, json};
 
 use api_util::Step::{self, Event, Fail, Keepalive, Open};
-use api_util::{SHOWN, call, encode, end, end_with, golden, message, reasoning, stamp, text};
+use api_util::{SHOWN, call, encode, end, end_with, golden, message, reasoning, sealed, stamp, text};
 
 fn stored(id: &str) -> Option<Vec<Item>> {
     let call = Item::ToolCall(ToolCall { id: "c7".into(), name: "f".into(), arguments: "{}".into() });
@@ -76,6 +76,35 @@ fn answers_are_exact() {
             hidden,
             vec![Event(0, reasoning("secret")), Event(0, text("Done")), Event(0, end(Finish::ContentFilter))],
         ),
+        (
+            "sealed",
+            json!({"input": "Hi", "include": ["reasoning.encrypted_content"], "tools": tools}),
+            SHOWN,
+            vec![
+                Event(0, reasoning("One")),
+                Event(0, sealed("S\"1")),
+                Event(0, reasoning("\n\n")),
+                Event(0, reasoning("two")),
+                Event(0, reasoning("\n\nthree")),
+                Event(0, sealed("S2")),
+                Event(0, sealed("S3")),
+                Event(0, text("So")),
+                Event(0, sealed("S4")),
+                Event(0, call("call_1", "{}")),
+                Event(0, end(Finish::ToolCalls)),
+            ],
+        ),
+        (
+            "sealed_not_shown",
+            json!({"input": "Hi"}),
+            hidden,
+            vec![
+                Event(0, reasoning("secret")),
+                Event(0, sealed("S1")),
+                Event(0, text("So")),
+                Event(0, end(Finish::Stop)),
+            ],
+        ),
         ("empty", json!({"input": "Hi"}), SHOWN, vec![Event(0, end(Finish::Stop))]),
         (
             "failed",
@@ -122,7 +151,7 @@ fn check_stream(name: &str, out: &[u8]) -> Vec<Value> {
             let text: String = deltas.map(|e| e["delta"].as_str().unwrap()).collect();
             let item = &event["item"];
             let whole = [&item["content"][0]["text"], &item["summary"][0]["text"], &item["arguments"]];
-            assert_eq!(whole.into_iter().find_map(Value::as_str), Some(text.as_str()), "{name}");
+            assert_eq!(whole.into_iter().find_map(Value::as_str).unwrap_or_default(), text, "{name}");
             done.push(item.clone());
         }
     }
@@ -340,7 +369,8 @@ fn what_is_kept_is_the_conversation_without_instructions_and_lines() {
         body["stream"] = json!(stream);
         let mut encoder = parse(&body).encoder(&stamp(), SHOWN);
         let mut out = Vec::new();
-        for event in [reasoning("r"), text("Look"), call("c1", "{}"), end(Finish::ToolCalls)] {
+        let thoughts = [reasoning("r"), sealed("S1"), sealed("S2"), reasoning("of no use")];
+        for event in thoughts.into_iter().chain([text("Look"), call("c1", "{}"), end(Finish::ToolCalls)]) {
             encoder.event(0, &event, &mut out);
         }
         assert_eq!(encoder.record(), None, "nothing is kept before the end");
@@ -352,6 +382,8 @@ fn what_is_kept_is_the_conversation_without_instructions_and_lines() {
             message(Role::User, "Before"),
             message(Role::Assistant, "Yes"),
             message(Role::User, "Hi"),
+            Item::Reasoning { summary: vec!["r".into()], sealed: "S1".into() },
+            Item::Reasoning { summary: Vec::new(), sealed: "S2".into() },
             message(Role::Assistant, "Look"),
             made,
         ];

@@ -142,7 +142,7 @@ impl Encoder for CompletionEncoder {
                 self.text(index, text, None, out);
             }
             // There is no place for anything but text in this form, and no tool was offered.
-            TurnEvent::Text(_) | TurnEvent::Reasoning(_) | TurnEvent::ToolCall(_) => {}
+            TurnEvent::Text(_) | TurnEvent::Reasoning(_) | TurnEvent::Sealed(_) | TurnEvent::ToolCall(_) => {}
             TurnEvent::End(outcome) => {
                 if let Ok(finish) = outcome.result {
                     self.begin(index, out);

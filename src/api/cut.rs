@@ -43,7 +43,7 @@ impl Cutter {
         }
         let finish = match event {
             TurnEvent::Text(text) => self.text(text, &mut pass),
-            TurnEvent::Reasoning(_) => {
+            TurnEvent::Reasoning(_) | TurnEvent::Sealed(_) => {
                 pass(event);
                 None
             }

@@ -30,6 +30,10 @@ pub(crate) fn reasoning(text: &str) -> TurnEvent {
     TurnEvent::Reasoning(text.into())
 }
 
+pub(crate) fn sealed(sealed: &str) -> TurnEvent {
+    TurnEvent::Sealed(sealed.into())
+}
+
 pub(crate) fn call(id: &str, arguments: &str) -> TurnEvent {
     TurnEvent::ToolCall(ToolCall { id: id.into(), name: "get_weather".into(), arguments: arguments.into() })
 }

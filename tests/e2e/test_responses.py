@@ -91,6 +91,28 @@ class Create(Turn):
         self.assertEqual("\n\n".join(part.text for part in answer.output[0].summary), "First.\n\nSecond.")
         self.assertEqual({key: model.turns()[-1]["reasoning"][key] for key in ("effort", "summary")}, {"effort": "high", "summary": "detailed"})
 
+    def test_sealed_reasoning(self):
+        prompt, more = "[[reason First.]] [[reason Second.]] [[sealed S1]] [[say hi]]", {"include": ["reasoning.encrypted_content"]}
+        answer = self.create(prompt, **more)
+        self.assertEqual(model.turns()[0]["include"], ["reasoning.encrypted_content"])
+        reasoning, message = answer.output
+        self.assertTrue(reasoning.id.startswith("rs_"), reasoning.id)
+        self.assertEqual((reasoning.encrypted_content, reasoning.summary[0].text), ("S1", "First.\n\nSecond."))
+        self.assertEqual((message.type, answer.output_text), ("message", "hi"))
+        self.assertEqual(client.responses.retrieve(answer.id).to_dict(), answer.to_dict())
+        found = self.stream(prompt, **more)
+        items = [event.item for event in found if event.type in ("response.output_item.added", "response.output_item.done")]
+        self.assertEqual([getattr(item, "encrypted_content", None) for item in items], [None, "S1", None, None])
+        self.assertEqual(found[-1].response.output[0], items[1])
+        # Without a summary, and not asked for.
+        self.assertEqual(self.create("[[sealed S1]] [[say hi]]", **more).output[0].model_dump(exclude_none=True, exclude={"id"}),
+                         {"type": "reasoning", "summary": [], "encrypted_content": "S1"})
+        self.assertIsNone(self.create(prompt).output[0].encrypted_content)
+        # A second try seals again what was told already.
+        for fault in ("[[fail-mid rate_limit_exceeded]]", "[[cut]]"):
+            answer = self.create(f"{prompt} {fault} [[once]]", **more)
+            self.assertEqual([item.type for item in answer.output], ["reasoning", "message"])
+
     def test_tools(self):
         answer = self.create(f"[[say I look.]] {CALLS}", tools=TOOLS)
         self.assertEqual([item.type for item in answer.output], ["message", "function_call", "function_call"])
@@ -222,6 +244,33 @@ class Stored(Turn):
             expected += [("output", call.call_id, f"r-{call.call_id}") for call in calls]
             previous = answer.id
         self.assertEqual(answer.output_text, "done")
+
+    def test_sealed_reasoning_stays_in_the_conversation(self):
+        prompt = ("go [[reason First.]] [[sealed S1]] [[tool add {}]] [[next]] [[sealed S2]] [[say I look.]] [[tool add {}]] [[next]]"
+                  "[[reason Last.]] [[sealed S3]] [[say done]]")
+        sealed = [("reasoning", "S1", "First."), ("reasoning", "S2"), ("reasoning", "S3", "Last.")]
+        # Held by the proxy, or by the client, who sends back what it got.
+        for held_here in (True, False):
+            model.reset()
+            expected, items, previous = [("user", prompt)], [{"role": "user", "content": prompt}], None
+            more = {"tools": TOOLS} if held_here else {"tools": TOOLS, "store": False, "include": ["reasoning.encrypted_content"]}
+            for number, thought in enumerate(sealed):
+                if number % 2:
+                    answer = self.stream(items, previous_response_id=previous, **more)[-1].response
+                else:
+                    answer = self.create(items, previous_response_id=previous, **more)
+                self.assertIn(expected, [conversation(turn) for turn in model.turns()])
+                self.assertEqual(answer.output[0].type, "reasoning")
+                self.assertEqual(answer.output[0].encrypted_content, None if held_here else thought[1])
+                calls = [item for item in answer.output if item.type == "function_call"]
+                results = [{"type": "function_call_output", "call_id": call.call_id, "output": "r"} for call in calls]
+                expected += [thought, *([("assistant", answer.output_text)] if answer.output_text else []),
+                             *(("call", call.call_id, "add", "{}") for call in calls), *(("output", call.call_id, "r") for call in calls)]
+                if held_here:
+                    items, previous = results, answer.id
+                else:
+                    items += [*answer.output, *results]
+            self.assertEqual(answer.output_text, "done")
 
     def test_results_that_are_missing(self):
         answer = self.create(CALLS, tools=TOOLS)

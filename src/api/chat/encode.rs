@@ -120,7 +120,7 @@ impl Encoder for StreamEncoder {
             TurnEvent::Reasoning(text) if self.options.reasoning => {
                 self.text(index, b"\"reasoning_content\":", text, out);
             }
-            TurnEvent::Reasoning(_) => {}
+            TurnEvent::Reasoning(_) | TurnEvent::Sealed(_) => {}
             TurnEvent::ToolCall(call) => self.call(index, call, out),
             TurnEvent::End(outcome) => {
                 if let Ok(finish) = outcome.result {
@@ -209,7 +209,7 @@ impl Encoder for WholeEncoder {
         match event {
             TurnEvent::Text(text) => choice.text.push_str(text),
             TurnEvent::Reasoning(text) if self.options.reasoning => choice.reasoning.push_str(text),
-            TurnEvent::Reasoning(_) => {}
+            TurnEvent::Reasoning(_) | TurnEvent::Sealed(_) => {}
             TurnEvent::ToolCall(call) => choice.calls.push(call.clone()),
             TurnEvent::End(outcome) => {
                 let calls: usize = choice.calls.iter().map(|call| call.name.len() + call.arguments.len()).sum();

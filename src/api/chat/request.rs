@@ -81,6 +81,7 @@ pub fn parse(body: &[u8], show_reasoning: bool) -> Result<ApiRequest, ApiError> 
             history,
             tools: offer.tools,
             output_schema: format.schema,
+            sealed: false,
         },
     })
 }

@@ -23,26 +23,33 @@ struct Output {
 
 #[derive(Clone, PartialEq)]
 enum Kind {
-    Reasoning,
+    /// With its sealed content, once that is there.
+    Reasoning(Option<String>),
     Message,
-    Call { call_id: String, name: String },
+    Call {
+        call_id: String,
+        name: String,
+    },
 }
 
 impl Output {
     fn part(&self) -> Value {
         match self.kind {
-            Kind::Reasoning => json!({"type": "summary_text", "text": self.text}),
+            Kind::Reasoning(_) => json!({"type": "summary_text", "text": self.text}),
             _ => json!({"type": "output_text", "annotations": [], "logprobs": [], "text": self.text}),
         }
     }
 
     /// The item as it is written.
-    fn view(&self) -> Value {
+    fn view(&self, includes_sealed: bool) -> Value {
         let Self { id, status, kind, text } = self;
         // Text begins a part; an item that has just begun has none.
         let parts: Vec<Value> = (!text.is_empty()).then(|| self.part()).into_iter().collect();
         match kind {
-            Kind::Reasoning => json!({"type": "reasoning", "id": id, "summary": parts}),
+            Kind::Reasoning(Some(sealed)) if includes_sealed => {
+                json!({"type": "reasoning", "id": id, "summary": parts, "encrypted_content": sealed})
+            }
+            Kind::Reasoning(_) => json!({"type": "reasoning", "id": id, "summary": parts}),
             Kind::Message => {
                 json!({"type": "message", "id": id, "status": status, "role": "assistant", "content": parts})
             }
@@ -95,6 +102,7 @@ pub(crate) fn encoder(
         stream,
         echo: form.echo.clone(),
         conversation,
+        includes_sealed: form.includes_sealed,
         stamp: stamp.clone(),
         reasoning: options.reasoning,
         tally,
@@ -112,6 +120,7 @@ struct ResponseEncoder {
     echo: String,
     /// What the answer continues, if it is to be stored.
     conversation: Option<Vec<Item>>,
+    includes_sealed: bool,
     stamp: Stamp,
     reasoning: bool,
     tally: Tally,
@@ -153,7 +162,7 @@ impl ResponseEncoder {
         self.frame(out, kind, |this, out| {
             if let Some(item) = this.output.last() {
                 member(out, "output_index", &(this.output.len() - 1));
-                member(out, "item", &item.view());
+                member(out, "item", &item.view(this.includes_sealed));
             }
         });
     }
@@ -162,7 +171,7 @@ impl ResponseEncoder {
         self.open(out);
         self.close(out, "completed");
         let prefix = match kind {
-            Kind::Reasoning => "rs",
+            Kind::Reasoning(_) => "rs",
             Kind::Message => "msg",
             Kind::Call { .. } => "fc",
         };
@@ -172,12 +181,19 @@ impl ResponseEncoder {
         self.item(out, "response.output_item.added");
     }
 
+    /// Whether the last item is of that kind and still grows.
+    fn grows(&self, kind: &Kind) -> bool {
+        self.is_open && self.output.last().is_some_and(|item| item.kind == *kind)
+    }
+
     fn text(&mut self, out: &mut Vec<u8>, kind: Kind, delta: &str) {
+        // What sets parts of a summary apart does not begin one.
+        let delta = if self.grows(&kind) || kind == Kind::Message { delta } else { delta.trim_start_matches('\n') };
         if delta.is_empty() {
             return;
         }
-        let events = if kind == Kind::Reasoning { &SUMMARY } else { &CONTENT };
-        if !self.is_open || self.output.last().is_none_or(|item| item.kind != kind) {
+        let events = if kind == Kind::Message { &CONTENT } else { &SUMMARY };
+        if !self.grows(&kind) {
             self.add(out, kind);
             self.about(out, events.part_added, |item, out| {
                 out.extend_from_slice(events.index);
@@ -204,17 +220,30 @@ impl ResponseEncoder {
         self.close(out, "completed");
     }
 
+    /// Ends a piece of reasoning, be it without a summary.
+    fn seal(&mut self, out: &mut Vec<u8>, sealed: &str) {
+        if !self.grows(&Kind::Reasoning(None)) {
+            self.add(out, Kind::Reasoning(None));
+        }
+        if let Some(item) = self.output.last_mut() {
+            item.kind = Kind::Reasoning(Some(sealed.to_owned()));
+        }
+        self.close(out, "completed");
+    }
+
     /// Ends the item that still grows.
     fn close(&mut self, out: &mut Vec<u8>, end: &'static str) {
         let Some(item) = self.output.last_mut().filter(|_| self.is_open) else { return };
         self.is_open = false;
         item.status = end;
         let events = match item.kind {
-            Kind::Reasoning => Some(&SUMMARY),
+            Kind::Reasoning(_) => Some(&SUMMARY),
             Kind::Message => Some(&CONTENT),
             Kind::Call { .. } => None,
         };
+        let has_parts = !item.text.is_empty();
         match events {
+            Some(_) if !has_parts => {}
             Some(events) => {
                 self.about(out, events.text_done, |item, out| {
                     out.extend_from_slice(events.index);
@@ -249,7 +278,8 @@ impl ResponseEncoder {
         };
         member(out, "incomplete_details", &reason.map(|reason| json!({"reason": reason})));
         member(out, "model", &self.stamp.model);
-        let output: Vec<_> = self.output.iter().filter(|_| has_ended).map(Output::view).collect();
+        let output: Vec<_> =
+            self.output.iter().filter(|_| has_ended).map(|item| item.view(self.includes_sealed)).collect();
         member(out, "output", &output);
         member(out, "usage", &has_ended.then(|| usage::of_response(self.tally.spent().usage)));
         let _ = write!(out, ",{}}}", self.echo);
@@ -270,10 +300,13 @@ impl ResponseEncoder {
         self.output.iter().map(|item| item.text.len() as u64).sum()
     }
 
-    /// What a later request sees of this answer. Of its reasoning nothing: no model reads it without its seal.
+    /// What a later request sees of this answer. Reasoning that was not sealed is nothing that a model could read.
     fn said(&self) -> impl Iterator<Item = Item> + '_ {
         self.output.iter().filter_map(|Output { kind, text, .. }| match kind {
-            Kind::Reasoning => None,
+            Kind::Reasoning(sealed) => {
+                let summary = Some(text.clone()).filter(|text| !text.is_empty()).into_iter().collect();
+                Some(Item::Reasoning { summary, sealed: sealed.clone()? })
+            }
             Kind::Message => Some(prompt::message(Role::Assistant, text.clone())),
             Kind::Call { call_id, name } => {
                 Some(Item::ToolCall(ToolCall { id: call_id.clone(), name: name.clone(), arguments: text.clone() }))
@@ -302,8 +335,9 @@ impl Encoder for ResponseEncoder {
     fn event(&mut self, _: u32, event: &TurnEvent, out: &mut Vec<u8>) {
         match event {
             TurnEvent::Text(text) => self.text(out, Kind::Message, text),
-            TurnEvent::Reasoning(text) if self.reasoning => self.text(out, Kind::Reasoning, text),
+            TurnEvent::Reasoning(text) if self.reasoning => self.text(out, Kind::Reasoning(None), text),
             TurnEvent::Reasoning(_) => {}
+            TurnEvent::Sealed(sealed) => self.seal(out, sealed),
             TurnEvent::ToolCall(call) => self.call(out, call),
             TurnEvent::End(outcome) => {
                 self.finish = outcome.result.as_ref().ok().copied();

@@ -15,6 +15,8 @@ pub struct Form {
     echo: String,
     /// Which of the items are the conversation, and not instructions or lines of ours. `None`: it is not to be stored.
     conversation: Option<Range<usize>>,
+    /// Whether the answer shows the sealed content of reasoning.
+    includes_sealed: bool,
 }
 
 /// An answer that may be asked for later.

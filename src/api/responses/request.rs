@@ -66,7 +66,8 @@ pub fn parse(
         "top_logprobs",
         "truncation",
     ])?;
-    check(background, include, top_logprobs, truncation)?;
+    check(background, top_logprobs, truncation)?;
+    let includes_sealed = read_include(include)?;
 
     let mut history = History::default();
     if let Some(instructions) = instructions {
@@ -108,7 +109,11 @@ pub fn parse(
             max_tokens: fields::max_tokens(max_output_tokens)?,
             single_call: !parallel && !offer.tools.is_empty(),
         },
-        form: api::Form::Response(Form { echo: echo(&root, store)?, conversation: store.then_some(conversation) }),
+        form: api::Form::Response(Form {
+            echo: echo(&root, store)?,
+            conversation: store.then_some(conversation),
+            includes_sealed,
+        }),
         turn: TurnRequest {
             model: None,
             effort: None,
@@ -117,14 +122,29 @@ pub fn parse(
             history: items,
             tools: offer.tools,
             output_schema: format.schema,
+            sealed: true,
         },
     })
+}
+
+/// Whether the sealed content of reasoning is to be shown.
+fn read_include(include: Option<Node<'_>>) -> Result<bool, ApiError> {
+    let mut sealed = false;
+    let Some(include) = include else { return Ok(sealed) };
+    for what in include.elements()? {
+        match what.string()?.as_str() {
+            "reasoning.encrypted_content" => sealed = true,
+            // Of no effect: the answer does not repeat the images of the input.
+            "message.input_image.image_url" => {}
+            other => return Err(what.unsupported(format_args!("`{}` cannot be included", brief(other)))),
+        }
+    }
+    Ok(sealed)
 }
 
 /// Refuses what cannot be served.
 fn check(
     background: Option<Node<'_>>,
-    include: Option<Node<'_>>,
     top_logprobs: Option<Node<'_>>,
     truncation: Option<Node<'_>>,
 ) -> Result<(), ApiError> {
@@ -132,15 +152,6 @@ fn check(
         && background.boolean()?
     {
         return Err(background.unsupported("cannot be true: there are no responses in the background here"));
-    }
-    if let Some(include) = include {
-        for what in include.elements()? {
-            let got = what.string()?;
-            // Without effect: what they would add is not known here, and nothing depends on it.
-            if !["reasoning.encrypted_content", "message.input_image.image_url"].contains(&got.as_str()) {
-                return Err(what.unsupported(format_args!("`{}` cannot be included", brief(&got))));
-            }
-        }
     }
     if let Some(top) = top_logprobs
         && top.integer(0..=20)? > 0

@@ -65,6 +65,8 @@ pub struct Decoder {
     message_start: usize,
     reasoning: Transcript,
     reasoning_part: Option<(String, u64)>,
+    /// Sealed pieces of reasoning that were told, and those of this try.
+    sealed: (usize, usize),
     /// Parts of a summary so far, where they have no names.
     pub(super) sections: u64,
     /// Calls of the client's tools so far.
@@ -93,6 +95,7 @@ impl Decoder {
             message_start: 0,
             reasoning: Transcript::default(),
             reasoning_part: None,
+            sealed: (0, 0),
             sections: 0,
             calls: 0,
             usage: None,
@@ -169,6 +172,16 @@ impl Decoder {
         }
     }
 
+    pub(super) fn feed_sealed(&mut self, sealed: String, out: &mut Vec<TurnEvent>) {
+        let (told, seen) = &mut self.sealed;
+        *seen += 1;
+        // A retry seals its own, which stands for what was told already.
+        if *seen > *told {
+            *told = *seen;
+            out.push(TurnEvent::Sealed(sealed));
+        }
+    }
+
     pub(super) fn begin_message(&mut self) {
         self.message_start = self.text.seen;
     }
@@ -203,6 +216,7 @@ impl Decoder {
         self.text.seen = 0;
         self.reasoning.seen = 0;
         self.reasoning_part = None;
+        self.sealed.1 = 0;
         self.message_start = 0;
     }
 

@@ -86,7 +86,7 @@ pub(super) fn start_thread(
         base_instructions: session.base_instructions,
         environments: session.lean.then_some([]),
         dynamic_tools: tools.collect(),
-        experimental_raw_events: !request.tools.is_empty(),
+        experimental_raw_events: request.sealed || !request.tools.is_empty(),
         config,
     };
     let result = connection.call("thread/start", params, patience)?;
@@ -226,6 +226,7 @@ struct ThreadItem {
     name: String,
     call_id: String,
     arguments: Value,
+    encrypted_content: Option<String>,
 }
 
 /// Takes in one line of a turn.
@@ -269,7 +270,7 @@ pub(super) fn decode(decoder: &mut Decoder, line: &[u8], out: &mut Vec<TurnEvent
                 decoder.end(Ok(Finish::ToolCalls), out);
             }
         }
-        "rawResponseItem/completed" => take_call(decoder, params.item, out),
+        "rawResponseItem/completed" => take_item(decoder, params.item, out),
         "rawResponse/completed" if decoder.calls > 0 => {
             decoder.take_usage(raw::<Tokens>(params.usage).and_then(Tokens::counted), out);
             decoder.end(Ok(Finish::ToolCalls), out);
@@ -299,9 +300,13 @@ fn start_item(decoder: &mut Decoder, item: Option<&RawValue>, out: &mut Vec<Turn
     }
 }
 
-fn take_call(decoder: &mut Decoder, item: Option<&RawValue>, out: &mut Vec<TurnEvent>) {
-    let Some(item) = raw::<ThreadItem>(item).filter(|item| item.r#type == "function_call") else { return };
-    if decoder.names.is_codex_own(&item.name) {
+/// What the model's service said, word for word. Codex always asks it to seal reasoning (0.77 – 0.169).
+fn take_item(decoder: &mut Decoder, item: Option<&RawValue>, out: &mut Vec<TurnEvent>) {
+    let Some(item) = raw::<ThreadItem>(item) else { return };
+    if let Some(sealed) = item.encrypted_content.filter(|_| item.r#type == "reasoning") {
+        return decoder.feed_sealed(sealed, out);
+    }
+    if item.r#type != "function_call" || decoder.names.is_codex_own(&item.name) {
         return;
     }
     decoder.calls += 1;
