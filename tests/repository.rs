@@ -156,10 +156,13 @@ fn nothing_is_left_to_do_and_no_host_is_named() {
                 ("static.", "crates.io"),
                 ("files.", "pythonhosted"),
                 ("pypi.", "org"),
+                // What is not in the repository.
+                ("../sha", "red"),
+                ("/work/", "shared"),
             ])
             .map(|(left, right)| format!("{left}{right}"))
             .collect();
-    let single = ["Cargo.toml", "Dockerfile", ".ci/run", ".cargo/deny.toml"].map(|name| root().join(name));
+    let single = ["README.md", "Cargo.toml", "Dockerfile", ".ci/run", ".cargo/deny.toml"].map(|name| root().join(name));
     let everything = ["src", "tests", "scripts"].into_iter().flat_map(files).chain(single);
     for path in everything {
         let bytes = fs::read(&path).unwrap();

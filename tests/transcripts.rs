@@ -93,3 +93,20 @@ fn every_transcript_gives_the_events_of_its_golden() {
     assert!(turns > 70, "{turns} turns were found");
     assert!(different.is_empty(), "{}", different.join("\n"));
 }
+
+#[test]
+fn both_protocols_have_the_same_scenarios() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
+    let scenarios = ["02-text-and-reasoning", "10-error-401", "12-context-length", "13-retry-repeats-the-text"];
+    let scenarios = scenarios.iter().chain(&["14-incomplete-max-output-tokens", "16-interrupt"]);
+    let mut protocols = Vec::new();
+    for entry in fs::read_dir(root).unwrap() {
+        let directory = entry.unwrap().path();
+        protocols.push(directory.to_string_lossy().rsplit_once('-').unwrap().1.to_owned());
+        for scenario in scenarios.clone() {
+            let golden = fs::read_to_string(directory.join(scenario).with_extension("events")).unwrap_or_default();
+            assert!(golden.starts_with("turn\n"), "{}: {scenario}", directory.display());
+        }
+    }
+    assert!(["v1", "v2"].iter().all(|protocol| protocols.iter().any(|found| found == protocol)), "{protocols:?}");
+}

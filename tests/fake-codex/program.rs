@@ -1,10 +1,10 @@
-//! A fake `codex` for integration tests and measurements: `--version`, `debug models` and an `app-server` that speaks as
-//! much of the v2 protocol as a completion needs, misbehaves on demand (see `faults.rs` for the process, `turn.rs` for
-//! directions in a prompt) and is faster than what it stands for.
+//! A fake `codex` for integration tests, measurements and development: `--version`, `debug models` and an `app-server`
+//! that speaks as much of both protocols as a completion needs, misbehaves on demand (see `faults.rs` for the process,
+//! `turn.rs` for directions in a prompt) and is faster than what it stands for.
 //!
-//! `FAKE_CODEX_VERSION` is the version that it claims. In `FAKE_CODEX_DIR` every start of an app-server appends a line
-//! to `starts` (`{"pid","args","env"}`), every line from the client goes to `seen` if there is such a file, and
-//! `account.json` and `config.json` are what `account/read` and `config/read` answer.
+//! `FAKE_CODEX_VERSION` is the version that it claims, and whose protocol it speaks (`ages.rs`). In `FAKE_CODEX_DIR` every
+//! start of an app-server appends a line to `starts` (`{"pid","args","env"}`), every line from the client goes to `seen` if
+//! there is such a file, and `account.json` and `config.json` are what `account/read` and `config/read` answer.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -13,13 +13,16 @@ use std::path::PathBuf;
 use faults::Faults;
 use serde_json::json;
 
+mod ages;
 mod catalog;
 mod faults;
 #[path = "../support/markers.rs"]
 mod markers;
 mod out;
+mod play;
 mod server;
 mod turn;
+mod voice;
 
 fn main() -> std::io::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,22 +12,36 @@ use std::time::Duration;
 use codex_completions::threads;
 use serde_json::{Value, json};
 
+use crate::ages::Age;
 use crate::catalog;
 use crate::faults::{self, Fate, Faults};
 use crate::markers::Markers;
 use crate::out::{Out, notification};
 use crate::turn::{Tell, Turn, user_text};
+use crate::voice::Voice;
 
 #[derive(Default)]
 struct Thread {
     prompt: String,
-    /// The running turn: its id, who tells it, whether it minds interrupts, and their answer.
-    turn: Option<(String, Sender<Tell>, bool, bool)>,
+    /// Whether it is a conversation of v1, and whether its listener is there.
+    conversation: (bool, bool),
+    /// Where its words are on the disk.
+    rollout: Option<PathBuf>,
+    turn: Option<Running>,
+}
+
+/// A turn that runs: who tells it, and whether it minds interrupts, and answers them.
+#[derive(Clone)]
+struct Running {
+    tell: Sender<Tell>,
+    minds: bool,
+    answers: bool,
 }
 
 #[derive(Default)]
 struct State {
     initialized: bool,
+    muted: Vec<String>,
     threads: HashMap<String, Thread>,
     /// Which thread waits for the answer to which request of ours.
     asked: HashMap<u64, String>,
@@ -38,6 +53,7 @@ pub(crate) struct Server {
     state: Mutex<State>,
     count: AtomicU64,
     version: String,
+    age: Age,
 }
 
 impl Server {
@@ -77,10 +93,10 @@ impl Server {
         let mut state = self.state();
         let thread = message["id"].as_u64().and_then(|id| state.asked.remove(&id));
         let turn = thread.and_then(|thread| state.threads.get(&thread)?.turn.clone());
-        if let Some((_, tell, ..)) = turn {
+        if let Some(turn) = turn {
             let mut answer = message.clone();
             answer.as_object_mut().map(|answer| answer.remove("id"));
-            let _ = tell.send(Tell::Answer(answer.to_string()));
+            let _ = turn.tell.send(Tell::Answer(answer.to_string()));
         }
     }
 
@@ -113,24 +129,27 @@ impl Server {
     }
 
     fn answer(self: &Arc<Self>, id: &Value, method: &str, params: &Value) {
-        let thread_id = params["threadId"].as_str().unwrap_or_default();
-        if method != "initialize" && !self.state().initialized {
+        let named = |name: &str| params[name].as_str();
+        let thread_id = named("threadId").or(named("conversationId")).or(named("subscriptionId")).unwrap_or_default();
+        if method == "initialize" {
+            return self.initialize(id, params);
+        }
+        if !self.state().initialized {
             return self.out.error(id, -32600, "Not initialized");
         }
+        if !self.age.knows(method) {
+            return self.out.error(id, -32600, &self.age.unknown(method));
+        }
+        let account = || book("account.json", r#"{"account":null,"requiresOpenaiAuth":false}"#);
         match method {
-            "initialize" => {
-                self.state().initialized = true;
-                let client = params["clientInfo"]["name"].as_str().unwrap_or("client");
-                let agent = format!("{client}/{} (Fake 1.0; x86_64) fake ({client}; 0)", self.version);
-                let home = std::env::var("CODEX_HOME").unwrap_or_default();
-                let reply =
-                    json!({ "userAgent": agent, "codexHome": home, "platformFamily": "unix", "platformOs": "linux" });
-                self.out.result(id, &reply.to_string());
-                self.out.write(notification("remoteControl/status/changed", r#""status":"disabled""#).as_bytes());
+            "getUserAgent" => self.out.result(id, &json!({ "userAgent": self.version }).to_string()),
+            "getAuthStatus" => {
+                let account: Value = serde_json::from_str(&account()).unwrap_or_default();
+                let (method, required) = (&account["account"]["type"], &account["requiresOpenaiAuth"]);
+                let status = json!({ "authMethod": method, "authToken": null, "requiresOpenaiAuth": required });
+                self.out.result(id, &status.to_string());
             }
-            "account/read" => {
-                self.out.result(id, &book("account.json", r#"{"account":null,"requiresOpenaiAuth":false}"#))
-            }
+            "account/read" => self.out.result(id, &account()),
             "config/read" => self
                 .out
                 .result(id, &book("config.json", r#"{"config":{"model":null,"model_provider":null},"origins":{}}"#)),
@@ -139,9 +158,15 @@ impl Server {
                 let loaded: Vec<String> = self.state().threads.keys().cloned().collect();
                 self.out.result(id, &json!({ "data": loaded, "nextCursor": null }).to_string());
             }
-            "thread/start" => self.start_thread(id, params),
-            _ if !self.state().threads.contains_key(thread_id) && method.starts_with("t") => {
+            "thread/start" | "newConversation" => self.start_thread(id, params, method == "newConversation"),
+            _ if !self.state().threads.contains_key(thread_id) => {
                 self.out.error(id, -32600, &format!("thread not found: {thread_id}"));
+            }
+            "addConversationListener" | "removeConversationListener" => {
+                if let Some(thread) = self.state().threads.get_mut(thread_id) {
+                    thread.conversation.1 = method == "addConversationListener";
+                }
+                self.out.result(id, &json!({ "subscriptionId": thread_id }).to_string());
             }
             "thread/inject_items" => {
                 if let (Some(prompt), Some(thread)) =
@@ -151,60 +176,112 @@ impl Server {
                 }
                 self.out.result(id, "{}");
             }
-            "turn/start" => self.start_turn(id, thread_id, params),
-            "turn/interrupt" => self.interrupt(id, thread_id),
-            "thread/unsubscribe" => {
-                self.state().threads.remove(thread_id);
+            "turn/start" | "sendUserMessage" | "sendUserTurn" => self.start_turn(id, thread_id, params),
+            "turn/interrupt" | "interruptConversation" => self.interrupt(id, thread_id),
+            _ => {
+                self.forget(thread_id, method.to_lowercase().contains("archive"));
                 self.out.result(id, r#"{"status":"unsubscribed"}"#);
             }
-            _ => self.out.error(
-                id,
-                -32600,
-                &format!("Invalid request: unknown variant `{method}`, expected one of `initialize`"),
-            ),
         }
     }
 
-    fn start_thread(&self, id: &Value, params: &Value) {
+    fn initialize(&self, id: &Value, params: &Value) {
+        let muted = params["capabilities"]["optOutNotificationMethods"].as_array().filter(|_| self.age.can_mute());
+        let muted = muted.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned));
+        (self.state().muted, self.state().initialized) = (muted.collect(), true);
+        let client = params["clientInfo"]["name"].as_str().unwrap_or("client");
+        let agent = format!("{client}/{} (Fake 1.0; x86_64) fake ({client}; 0)", self.version);
+        let home = std::env::var("CODEX_HOME").unwrap_or_default();
+        let reply = json!({ "userAgent": agent, "codexHome": home, "platformFamily": "unix", "platformOs": "linux" });
+        self.out.result(id, &reply.to_string());
+        self.out.write(notification("remoteControl/status/changed", r#""status":"disabled""#).as_bytes());
+    }
+
+    fn start_thread(&self, id: &Value, params: &Value, conversation: bool) {
         let thread = format!("01a1fce7-0000-7000-8000-{:012x}", self.next());
-        self.state().threads.insert(thread.clone(), Thread::default());
-        let about = format!(
-            r#""thread":{{"id":"{thread}","ephemeral":true,"modelProvider":"mock","status":{{"type":"idle"}},"turns":[]}}"#
-        );
+        let kept = conversation || !self.age.has_ephemeral_threads() || params["ephemeral"] != true;
+        let home = PathBuf::from(std::env::var_os("CODEX_HOME").unwrap_or_default());
+        let rollout = kept.then(|| home.join("sessions/2026/11/21").join(format!("rollout-{thread}.jsonl")));
+        let conversation = (conversation, false);
+        let made = Thread { conversation, rollout: rollout.clone(), ..Thread::default() };
+        self.state().threads.insert(thread.clone(), made);
         let model = params["model"].as_str().unwrap_or("fake-default");
-        self.out.result(id, &format!(r#"{{{about},"model":"{model}","modelProvider":"mock","reasoningEffort":null}}"#));
-        self.out.write(notification("thread/started", &about).as_bytes());
+        if conversation.0 {
+            let reply = json!({ "conversationId": thread, "model": model, "rolloutPath": rollout });
+            return self.out.result(id, &reply.to_string());
+        }
+        let about = json!({ "id": thread, "ephemeral": !kept, "modelProvider": "mock", "path": rollout, "turns": [] });
+        self.out.result(id, &json!({ "thread": about, "model": model, "reasoningEffort": null }).to_string());
+        self.out.write(notification("thread/started", &format!(r#""thread":{about}"#)).as_bytes());
     }
 
     fn start_turn(self: &Arc<Self>, id: &Value, thread_id: &str, params: &Value) {
-        let turn_id = format!("01a1fce7-1111-7000-8000-{:012x}", self.next());
-        let (sender, tell) = channel();
+        let turn = if self.age.names_turns() {
+            format!("01a1fce7-1111-7000-8000-{:012x}", self.next())
+        } else {
+            "0".to_owned()
+        };
+        let (tell, told) = channel();
         let mut state = self.state();
+        let muted = state.muted.clone();
         let Some(thread) = state.threads.get_mut(thread_id) else { return };
-        let prompt = user_text(&params["input"]).unwrap_or_else(|| thread.prompt.clone());
-        let markers = Markers::parse(&prompt);
-        let (minds, answers) =
-            (!markers.has("interrupt-deaf") && !markers.has("interrupt-lost"), !markers.has("interrupt-deaf"));
-        thread.turn = Some((turn_id.clone(), sender, minds, answers));
+        let input = user_text(&params["input"]).or_else(|| user_text(&params["items"]));
+        let empty = input.is_none() && !self.age.takes_empty_input();
+        let prompt = input.unwrap_or_else(|| thread.prompt.clone());
+        if let Some(file) = &thread.rollout {
+            let _ = file.parent().map(std::fs::create_dir_all);
+            let _ = std::fs::write(file, params.to_string());
+        }
+        let markers = Markers::parse(match empty {
+            true => "[[fail other]] [[message input must not be empty]] [[no-end]]",
+            false => &prompt,
+        });
+        let (deaf, lost) = (markers.has("interrupt-deaf"), markers.has("interrupt-lost"));
+        thread.turn = Some(Running { tell, minds: !deaf && !lost, answers: !deaf });
+        let (conversation, listened) = thread.conversation;
         drop(state);
-        self.out
-            .result(id, &format!(r#"{{"turn":{{"id":"{turn_id}","items":[],"status":"inProgress","error":null}}}}"#));
-        let turn = Turn { thread: thread_id.to_owned(), id: turn_id, markers, tell, server: Arc::clone(self) };
+        let transcript = markers.get("play").map(str::to_owned).or_else(|| std::env::var("FAKE_CODEX_TRANSCRIPT").ok());
+        let transcript = transcript.map(|file| (file, id.clone()));
+        if transcript.is_none() && conversation {
+            self.out.result(id, "{}");
+        } else if transcript.is_none() {
+            let turn = json!({ "id": turn, "items": [], "status": "inProgress", "error": null });
+            self.out.result(id, &json!({ "turn": turn }).to_string());
+        }
+        if conversation && !listened {
+            return;
+        }
+        let voice = Voice { thread: thread_id.to_owned(), turn, conversation, age: self.age, muted };
+        let turn = Turn { voice, transcript, markers, tell: told, server: Arc::clone(self) };
         let _ = threads::spawn("turn", move || turn.play());
     }
 
+    /// v2 answers at once, v1 when the turn has ended.
     fn interrupt(&self, id: &Value, thread_id: &str) {
-        let turn = self.state().threads.get(thread_id).and_then(|thread| thread.turn.clone());
-        match turn {
-            None => self.out.error(id, -32600, "no active turn to interrupt"),
-            Some((_, tell, minds, answers)) => {
-                if answers {
-                    self.out.result(id, "{}");
-                }
-                if minds {
-                    let _ = tell.send(Tell::Interrupt);
-                }
-            }
+        let thread = |state: &State| {
+            let thread = state.threads.get(thread_id)?;
+            Some((thread.turn.clone()?, thread.conversation.0))
+        };
+        let found = thread(&self.state());
+        let Some((turn, conversation)) = found else {
+            return self.out.error(id, -32600, "no active turn to interrupt");
+        };
+        if turn.answers && !conversation {
+            self.out.result(id, "{}");
+        }
+        if turn.minds {
+            let _ = turn.tell.send(Tell::Interrupt(conversation.then(|| id.clone())));
+        }
+    }
+
+    /// Forgets a thread; what is on the disk of it goes to the archive.
+    fn forget(&self, thread_id: &str, archive: bool) {
+        let thread = self.state().threads.remove(thread_id);
+        let rollout = thread.and_then(|thread| thread.rollout).filter(|_| archive);
+        let home = |file: &Path| Some(file.ancestors().nth(5)?.join("archived_sessions"));
+        if let Some((rollout, archive)) = rollout.and_then(|file| home(&file).map(|archive| (file, archive))) {
+            let _ = std::fs::create_dir_all(&archive);
+            let _ = std::fs::rename(&rollout, archive.join(rollout.file_name().unwrap_or_default()));
         }
     }
 }
@@ -233,7 +310,8 @@ pub(crate) fn run() -> std::io::Result<()> {
     let (deaf, ignore_eof) = (faults.has("deaf"), faults.has("ignore-eof"));
     let version = std::env::var("FAKE_CODEX_VERSION").unwrap_or_else(|_| "0.169.0".to_owned());
     let state = Mutex::new(State { faults, ..State::default() });
-    let server = Arc::new(Server { out: Out::new()?, state, count: AtomicU64::new(1), version });
+    let age = Age::of(&version);
+    let server = Arc::new(Server { out: Out::new()?, state, count: AtomicU64::new(1), version, age });
     let mut seen =
         faults::directory().and_then(|directory| OpenOptions::new().append(true).open(directory.join("seen")).ok());
     let mut input = BufReader::with_capacity(65_536, std::io::stdin());

@@ -18,142 +18,120 @@
 //! | `request METHOD` | a request of codex's own; its answer is the text |
 //! | `garbage`, `noise N`, `line BYTES`, `stderr BYTES` | what is no message, or no message of this turn |
 //! | `grow MB`, `disk MB` | memory and log files that grow |
+//! | `play FILE` | what codex said in a transcript (see `play.rs`); `FAKE_CODEX_TRANSCRIPT` says so for every turn |
 
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::faults;
 use crate::markers::Markers;
 use crate::out::{Out, notification, text};
 use crate::server::Server;
+use crate::voice::{Frame, Voice, failure};
 
 /// What the reader tells a turn.
 pub(crate) enum Tell {
-    Interrupt,
+    /// To end now; v1 wants this call to be answered after that.
+    Interrupt(Option<Value>),
     /// The answer to the turn's own request.
     Answer(String),
 }
 
 pub(crate) struct Turn {
-    pub(crate) thread: String,
-    pub(crate) id: String,
+    pub(crate) voice: Voice,
+    /// What to play instead, and the call that started the turn and is answered there.
+    pub(crate) transcript: Option<(String, Value)>,
     pub(crate) markers: Markers,
     pub(crate) tell: Receiver<Tell>,
     pub(crate) server: Arc<Server>,
 }
 
-/// The turn is to end now, as interrupted.
-struct Interrupted;
+/// The turn is to end now, as interrupted, and then to answer this call.
+pub(crate) struct Interrupted(pub(crate) Option<Value>);
 
 impl Turn {
     /// Plays the whole turn.
     pub(crate) fn play(self) {
         let out = &self.server.out;
-        out.write(
-            (notification(
-                "thread/status/changed",
-                &format!(r#""threadId":"{}","status":{{"type":"active","activeFlags":[]}}"#, self.thread),
-            ) + &notification(
-                "turn/started",
-                &format!(r#""threadId":"{}","turn":{}"#, self.thread, turn_json(&self.id, "inProgress", "null")),
-            ))
-                .as_bytes(),
-        );
-        let end = match self.body(out) {
-            Ok(end) => end,
-            Err(Interrupted) => Some(("interrupted", "null".to_owned())),
+        let end = match &self.transcript {
+            Some((file, call)) => self.play_transcript(file, call).map(|()| None),
+            None => {
+                out.write(self.voice.started().as_bytes());
+                self.body(out)
+            }
         };
-        self.server.turn_ended(&self.thread);
-        let Some((status, error)) = end else { return };
-        let idle = notification(
-            "thread/status/changed",
-            &format!(r#""threadId":"{}","status":{{"type":"idle"}}"#, self.thread),
-        );
-        let turn = turn_json(&self.id, status, &error);
-        out.write(
-            (idle + &notification("turn/completed", &format!(r#""threadId":"{}","turn":{turn}"#, self.thread)))
-                .as_bytes(),
-        );
+        self.server.turn_ended(&self.voice.thread);
+        match end {
+            Ok(None) => return,
+            Ok(Some((status, error))) => out.write(self.voice.end(status, &error).as_bytes()),
+            Err(Interrupted(call)) => {
+                out.write(self.voice.end("interrupted", &Value::Null).as_bytes());
+                call.iter().for_each(|call| out.result(call, r#"{"abortReason":"interrupted"}"#));
+            }
+        }
         if self.markers.has("usage-late") {
             out.write(self.usage().as_bytes());
         }
     }
 
     /// Everything up to the last notification; `None`: there is none.
-    fn body(&self, out: &Out) -> Result<Option<(&'static str, String)>, Interrupted> {
+    fn body(&self, out: &Out) -> Result<Option<(&'static str, Value)>, Interrupted> {
         self.mischief(out);
         self.wait(Duration::from_millis(self.markers.number("pause").unwrap_or(0)))?;
         for _ in 0..self.markers.number("stutter").unwrap_or(0) {
-            self.wait(Duration::from_millis(self.markers.number("gap").unwrap_or(0)))?;
-            self.say_retry(out);
+            self.wait(self.gap().unwrap_or_default())?;
+            out.write(self.voice.retry().as_bytes());
         }
         self.reasoning(out)?;
         let mut deltas = self.deltas();
         if let Some(method) = self.markers.get("request") {
             deltas = vec![self.request(out, method)?];
         }
-        let silent = deltas.is_empty();
-        if !silent {
-            let item = |words: &str| {
-                format!(
-                    r#""item":{{"type":"agentMessage","id":"msg_{}","text":{},"phase":null}},{}"#,
-                    self.id,
-                    text(words),
-                    self.ids()
-                )
-            };
-            out.write(notification("item/started", &item("")).as_bytes());
+        if !deltas.is_empty() {
+            out.write(self.voice.message_started().as_bytes());
             if let Some(again) = self.markers.get("retry") {
                 let half: Vec<_> = deltas.iter().take(deltas.len().div_ceil(2)).cloned().collect();
                 self.send(out, &half)?;
-                self.say_retry(out);
+                out.write(self.voice.retry().as_bytes());
                 if !again.is_empty() {
                     deltas = words(again);
                 }
             }
             self.send(out, &deltas)?;
-            if self.markers.has("die-in-line") {
-                out.write(br#"{"method":"item/agentMessage/delta","params":{"threadId":"#);
-            }
-            if self.markers.has("die") || self.markers.has("die-in-line") {
-                std::process::exit(3);
-            }
-            if self.markers.has("hang") {
-                self.wait(Duration::MAX)?;
-            }
-            out.write(notification("item/completed", &item(&deltas.concat())).as_bytes());
-        } else if self.markers.has("hang") {
+        }
+        if self.markers.has("die-in-line") {
+            out.write(br#"{"method":"item/agentMessage/delta","params":{"threadId":"#);
+        }
+        if self.markers.has("die") || self.markers.has("die-in-line") {
+            std::process::exit(3);
+        }
+        if self.markers.has("hang") {
             self.wait(Duration::MAX)?;
+        }
+        if !deltas.is_empty() {
+            out.write(self.voice.message(&deltas.concat()).as_bytes());
         }
         if let Some(fail) = self.markers.get("fail") {
             let info = match fail.split_once(' ') {
-                Some((name, status)) => format!(r#"{{"{name}":{{"httpStatusCode":{status}}}}}"#),
-                None => text(fail),
+                Some((name, status)) => json!({ name: { "httpStatusCode": status.parse::<u64>().ok() } }),
+                None => fail.into(),
             };
             let message = self.markers.get("message").map_or_else(|| format!("scripted {fail}"), str::to_owned);
-            let error = format!(r#"{{"message":{},"codexErrorInfo":{info},"additionalDetails":null}}"#, text(&message));
-            out.write(
-                notification("error", &format!(r#""error":{error},"willRetry":false,{}"#, self.ids())).as_bytes(),
-            );
-            return Ok(if self.markers.has("no-end") { None } else { Some(("failed", error)) });
+            out.write(self.voice.error(&message, &info, false).as_bytes());
+            return Ok((!self.markers.has("no-end")).then(|| ("failed", failure(&message, &info))));
         }
         if !self.markers.has("no-usage") && !self.markers.has("usage-late") {
             out.write(self.usage().as_bytes());
         }
-        Ok(if self.markers.has("no-end") { None } else { Some(("completed", "null".to_owned())) })
+        Ok((!self.markers.has("no-end")).then_some(("completed", Value::Null)))
     }
 
-    fn say_retry(&self, out: &Out) {
-        let error = r#"{"message":"Reconnecting... 1/1","codexErrorInfo":{"responseStreamDisconnected":{"httpStatusCode":null}},"additionalDetails":"scripted"}"#;
-        out.write(notification("error", &format!(r#""error":{error},"willRetry":true,{}"#, self.ids())).as_bytes());
-    }
-
-    fn ids(&self) -> String {
-        format!(r#""threadId":"{}","turnId":"{}""#, self.thread, self.id)
+    fn gap(&self) -> Option<Duration> {
+        self.markers.number("gap").map(Duration::from_millis)
     }
 
     fn deltas(&self) -> Vec<String> {
@@ -170,16 +148,13 @@ impl Turn {
     }
 
     fn send(&self, out: &Out, deltas: &[String]) -> Result<(), Interrupted> {
-        let gap = self.markers.number("gap").map(Duration::from_millis);
-        let (before, after) = self.delta_frame("item/agentMessage/delta", "msg");
+        let (gap, frames) = (self.gap(), self.voice.text_frames());
         let mut batch = Vec::new();
         for (n, delta) in deltas.iter().enumerate() {
             if let Some(gap) = gap {
                 self.wait(gap)?;
             }
-            batch.extend_from_slice(before.as_bytes());
-            batch.extend_from_slice(text(delta).as_bytes());
-            batch.extend_from_slice(after.as_bytes());
+            put(&mut batch, &frames, delta);
             if n == 0
                 && let Some(gate) = self.markers.get("gate").and_then(|name| Some(faults::directory()?.join(name)))
             {
@@ -200,42 +175,36 @@ impl Turn {
         Ok(())
     }
 
-    /// What stands before and after the text of a delta.
-    fn delta_frame(&self, method: &str, prefix: &str) -> (String, String) {
-        let before =
-            format!(r#"{{"method":"{method}","params":{{{},"itemId":"{prefix}_{}","delta":"#, self.ids(), self.id);
-        (before, format!(r#"}},"emittedAtMs":{}}}"#, crate::out::now()) + "\n")
-    }
-
     fn reasoning(&self, out: &Out) -> Result<(), Interrupted> {
-        let gap = self.markers.number("gap").map_or(Duration::ZERO, Duration::from_millis);
-        let (before, _) = self.delta_frame("item/reasoning/summaryTextDelta", "rs");
         let mut summary = Vec::new();
         for (index, part) in self.markers.all("reason").enumerate() {
             let part = if part.is_empty() { "**Thinking** about it" } else { part };
-            for delta in words(part) {
-                self.wait(gap)?;
-                out.line(&format!(r#"{before}{},"summaryIndex":{index}}}}}"#, text(&delta)));
+            if index > 0 {
+                out.write(self.voice.section_break().as_bytes());
             }
-            summary.push(text(part));
+            for delta in words(part) {
+                self.wait(self.gap().unwrap_or_default())?;
+                let mut lines = Vec::new();
+                put(&mut lines, &self.voice.reasoning_frames(index), &delta);
+                out.write(&lines);
+            }
+            summary.push(part);
         }
         if !summary.is_empty() {
-            let summary = summary.join(",");
-            let item = format!(r#""type":"reasoning","id":"rs_{}","summary":[{summary}],"content":[]"#, self.id);
-            out.write(notification("item/completed", &format!(r#""item":{{{item}}},{}"#, self.ids())).as_bytes());
+            out.write(self.voice.reasoning(&summary).as_bytes());
         }
         Ok(())
     }
 
     fn request(&self, out: &Out, method: &str) -> Result<String, Interrupted> {
-        let id = self.server.ask(&self.thread);
-        out.line(&format!(
-            r#"{{"method":"{method}","id":{id},"params":{{{},"itemId":"call_1","command":["true"]}}}}"#,
-            self.ids()
-        ));
+        let mut params = self.voice.ids();
+        params["command"] = json!(["true"]);
+        let id = self.server.ask(&self.voice.thread);
+        out.line(&json!({ "method": method, "id": id, "params": params }).to_string());
         match self.tell.recv() {
             Ok(Tell::Answer(answer)) => Ok(answer),
-            _ => Err(Interrupted),
+            Ok(Tell::Interrupt(call)) => Err(Interrupted(call)),
+            Err(_) => Err(Interrupted(None)),
         }
     }
 
@@ -244,15 +213,18 @@ impl Turn {
         for (count, word) in counts.iter_mut().zip(self.markers.get("usage").unwrap_or_default().split_whitespace()) {
             *count = word.parse().unwrap_or_default();
         }
-        let [input, cached, output, reasoning] = counts;
-        let usage = format!(
-            r#"{{"totalTokens":{},"inputTokens":{input},"cachedInputTokens":{cached},"cacheWriteInputTokens":0,"outputTokens":{output},"reasoningOutputTokens":{reasoning}}}"#,
-            input + output
-        );
-        let usage =
-            format!(r#"{},"tokenUsage":{{"total":{usage},"last":{usage},"modelContextWindow":258400}}"#, self.ids());
-        notification("thread/tokenUsage/updated", &usage)
-            + &notification("account/rateLimits/updated", r#""rateLimits":{"limitId":"codex","primary":null}"#)
+        self.voice.usage(counts)
+    }
+
+    /// Waits for the interrupt.
+    pub(crate) fn interrupted(&self) -> Interrupted {
+        loop {
+            match self.tell.recv() {
+                Ok(Tell::Interrupt(call)) => return Interrupted(call),
+                Ok(Tell::Answer(_)) => {}
+                Err(_) => return Interrupted(None),
+            }
+        }
     }
 
     /// Silence, unless somebody interrupts and this turn minds.
@@ -260,7 +232,8 @@ impl Turn {
         let time = time.min(Duration::from_secs(86_400));
         match self.tell.recv_timeout(time) {
             Err(RecvTimeoutError::Timeout) => Ok(()),
-            _ => Err(Interrupted),
+            Ok(Tell::Interrupt(call)) => Err(Interrupted(call)),
+            _ => Err(Interrupted(None)),
         }
     }
 
@@ -270,19 +243,13 @@ impl Turn {
             out.garbage();
         }
         for n in 0..self.markers.number("noise").unwrap_or(0) {
-            let ids = format!(r#""threadId":"another-{n}","turnId":"{n}""#);
-            let foreign = format!(r#"{ids},"itemId":"x","delta":"not for you""#);
-            let noise = notification("item/agentMessage/delta", &foreign)
-                + &notification("future/event", &self.ids())
-                + &notification(
-                    "turn/completed",
-                    &format!(r#"{ids},"turn":{}"#, turn_json("other", "completed", "null")),
-                );
-            out.write(noise.as_bytes());
+            out.write(self.voice.noise(n).as_bytes());
         }
         if let Some(bytes) = self.markers.number("line") {
             let large = "x".repeat(usize::try_from(bytes).unwrap_or(0));
-            out.write(notification("future/large", &format!(r#"{},"text":"{large}""#, self.ids())).as_bytes());
+            let ids = self.voice.ids().to_string();
+            let ids = ids.trim_matches(['{', '}']);
+            out.write(notification("future/large", &format!(r#"{ids},"text":"{large}""#)).as_bytes());
         }
         if let Some(bytes) = self.markers.number("stderr") {
             crate::flood_stderr(bytes);
@@ -298,18 +265,24 @@ impl Turn {
     }
 }
 
-fn turn_json(id: &str, status: &str, error: &str) -> String {
-    format!(r#"{{"id":"{id}","items":[],"itemsView":"notLoaded","status":"{status}","error":{error}}}"#)
+/// A delta in all its frames.
+fn put(batch: &mut Vec<u8>, frames: &[Frame], delta: &str) {
+    for (before, after) in frames {
+        [before, &text(delta), after].iter().for_each(|piece| batch.extend_from_slice(piece.as_bytes()));
+    }
 }
 
 fn words(text: &str) -> Vec<String> {
     text.split_inclusive(' ').map(str::to_owned).collect()
 }
 
-/// The text of the last message of a user in Responses API items or in the input of a turn.
+/// The text of the last message of a user in Responses API items, in the input of a turn (v2, v1), or in a conversation
+/// that is joined to one text.
 pub(crate) fn user_text(items: &Value) -> Option<String> {
     let items = items.as_array()?;
     let last = items.iter().rev().find(|item| item["role"] == "user" || item["type"] == "text")?;
     let parts = last["content"].as_array().map_or(std::slice::from_ref(last), Vec::as_slice);
-    Some(parts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n"))
+    let texts = parts.iter().filter_map(|part| part["text"].as_str().or(part["data"]["text"].as_str()));
+    let text = texts.collect::<Vec<_>>().join("\n");
+    Some(text.rsplit_once("[user] ").map_or(text.clone(), |(_, last)| last.to_owned()))
 }

@@ -158,11 +158,19 @@ impl Proxy {
         until(&format!("{turns} turns run"), limit, || self.gauge("turns_running") == turns);
     }
 
-    /// How often the fake codex was asked for `method`; it needs a file `seen`. A call without params only asks whether
-    /// codex knows the method.
+    /// How often the fake codex was asked for `method` of v2, or for what older ones have in its place; it needs a file
+    /// `seen`. A call without params only asks whether codex knows the method.
     pub fn calls(&self, method: &str) -> usize {
-        let name = format!("\"method\":\"{method}\",\"params\":{{\"");
-        self.book("seen").iter().filter(|line| line.contains(&name)).count()
+        let older: &[&str] = match method {
+            "thread/start" => &["newConversation"],
+            "turn/start" => &["sendUserMessage", "sendUserTurn"],
+            "turn/interrupt" => &["interruptConversation"],
+            "thread/unsubscribe" => &["thread/archive", "archiveConversation"],
+            _ => &[],
+        };
+        let names: Vec<String> =
+            older.iter().chain([&method]).map(|name| format!("\"method\":\"{name}\",\"params\":{{\"")).collect();
+        self.book("seen").iter().filter(|line| names.iter().any(|name| line.contains(name))).count()
     }
 
     /// Why it is not ready, in its own words.
