@@ -14,17 +14,20 @@ use serde_json::{Value, json};
 use api_util::Step::{self, Event, Fail, Keepalive, Open};
 use api_util::{SHOWN, call, encode, end, end_with, golden, message, reasoning, sealed, stamp, text};
 
-fn stored(id: &str) -> Option<Vec<Item>> {
+fn stored(id: &str, index: Option<usize>) -> Option<Vec<Item>> {
     let call = Item::ToolCall(ToolCall { id: "c7".into(), name: "f".into(), arguments: "{}".into() });
-    match id {
-        "resp_talk" => Some(vec![message(Role::User, "Before"), message(Role::Assistant, "Yes")]),
-        "resp_call" => Some(vec![message(Role::User, "Before"), call]),
+    match (id, index) {
+        ("resp_talk", None) => Some(vec![message(Role::User, "Before"), message(Role::Assistant, "Yes")]),
+        ("resp_talk", Some(0)) => Some(Vec::new()),
+        ("resp_talk", Some(1)) => Some(vec![message(Role::Assistant, "Yes")]),
+        ("resp_call", None) => Some(vec![message(Role::User, "Before"), call]),
+        ("resp_call", Some(0)) => Some(vec![call]),
         _ => None,
     }
 }
 
 fn try_parse(body: &Value) -> Result<ApiRequest, ApiError> {
-    parse_raw(body.to_string().as_bytes(), true, true, stored)
+    parse_raw(body.to_string().as_bytes(), true, true, &stored)
 }
 
 fn parse(body: &Value) -> ApiRequest {
@@ -165,7 +168,7 @@ fn check_stream(name: &str, out: &[u8]) -> Vec<Value> {
 fn a_request_in_lines_does_not_break_the_events() {
     let body = serde_json::to_string_pretty(&json!({"input": "Hi", "stream": true, "metadata": {"a": "b\nc"},
         "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}]}));
-    let request = parse_raw(body.unwrap().replace('\n', "\r\n").as_bytes(), true, true, stored).unwrap();
+    let request = parse_raw(body.unwrap().replace('\n', "\r\n").as_bytes(), true, true, &stored).unwrap();
     let out = encode(&request, &[Event(0, text("a")), Event(0, end(Finish::Stop))], SHOWN).unwrap();
     let events = check_stream("lines", &out);
     assert_eq!(events[0]["response"]["metadata"]["a"], "b\nc");
@@ -189,7 +192,15 @@ fn every_400_names_its_place() {
         (item(json!("x")), "input[1]", false, "must be an object"),
         (item(json!({})), "input[1].type", false, "is missing"),
         (item(json!({"type": "web_search_call"})), "input[1].type", true, "got `web_search_call`"),
-        (item(json!({"type": "item_reference", "id": "x"})), "input[1].type", true, "got `item_reference`"),
+        (item(json!({"type": "item_reference"})), "input[1].id", false, "is missing"),
+        (item(json!({"type": "item_reference", "id": "x"})), "input[1].id", false, "`x`, which was not stored here"),
+        (item(json!({"type": "item_reference", "id": "msg_talk_2"})), "input[1].id", false, "was not stored here"),
+        (
+            item(json!({"type": "item_reference", "id": "fc_call_0"})),
+            "input[1].id",
+            false,
+            "`c7` must be followed by its result",
+        ),
         (item(json!({"type": "message"})), "input[1].role", false, "is missing"),
         (
             item(json!({"role": "tool", "content": "x"})),
@@ -309,6 +320,8 @@ fn input_becomes_items_in_its_order() {
             {"type": "function_call_output", "call_id": "c7", "output": [{"type": "input_text", "text": "4"}, {"type": "input_text", "text": "2"}]},
             {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "s"}], "encrypted_content": "abc"},
             {"type": "reasoning", "id": "rs_2", "summary": []},
+            {"type": "item_reference", "id": "rs_talk_0"},
+            {"type": "item_reference", "id": "msg_talk_1"},
             {"type": "function_call", "id": "fc_1", "call_id": "c8", "name": "g", "arguments": "oops", "status": "completed"},
             {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "So", "annotations": []}, {"type": "refusal", "refusal": "!"}]},
             {"type": "function_call_output", "call_id": "c8", "output": "x"},
@@ -331,6 +344,7 @@ fn input_becomes_items_in_its_order() {
             call("c7", "f", "{}"),
             output("c7", "42"),
             Item::Reasoning { summary: vec!["s".into()], sealed: "abc".into() },
+            message(Role::Assistant, "Yes"),
             call("c8", "g", "oops"),
             Item::Message { role: Role::Assistant, content: vec![text("So"), text("!")] },
             output("c8", "x"),
@@ -387,7 +401,11 @@ fn what_is_kept_is_the_conversation_without_instructions_and_lines() {
             message(Role::Assistant, "Look"),
             made,
         ];
-        assert_eq!(record.items, said);
+        assert_eq!(record.items(None).unwrap(), said);
+        // By their places in the answer.
+        let at = |index| record.items(Some(index));
+        assert_eq!((at(0), at(2), at(3)), (Some(vec![said[3].clone()]), Some(vec![]), Some(vec![said[5].clone()])));
+        assert_eq!((at(4).unwrap(), at(5)), (vec![said[6].clone()], None));
         let kept: Value = serde_json::from_str(&record.json).unwrap();
         assert_eq!((&kept["status"], &kept["store"]), (&json!("completed"), &json!(true)));
         if !stream {
@@ -396,7 +414,7 @@ fn what_is_kept_is_the_conversation_without_instructions_and_lines() {
         assert_eq!(encoder.record(), None);
     }
     let not_kept = |body: &Value, can_store| {
-        let request = parse_raw(body.to_string().as_bytes(), true, can_store, stored).unwrap();
+        let request = parse_raw(body.to_string().as_bytes(), true, can_store, &stored).unwrap();
         let mut encoder = request.encoder(&stamp(), SHOWN);
         let mut out = Vec::new();
         encoder.event(0, &end(Finish::Stop), &mut out);

@@ -13,7 +13,12 @@ use codex_completions::turn::Role;
 use api_util::message;
 
 fn record(id: &str, bytes: usize) -> Record {
-    Record { id: id.into(), json: "{}".into(), items: vec![message(Role::User, &"x".repeat(bytes))] }
+    Record {
+        id: id.into(),
+        json: "{}".into(),
+        history: vec![message(Role::User, &"x".repeat(bytes))],
+        output: Vec::new(),
+    }
 }
 
 const ME: Owner = Owner(1);

@@ -54,11 +54,12 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// Goes on from an earlier conversation, whose last calls may wait for their results.
-    pub(crate) fn resume(&mut self, items: Vec<Item>) {
+    /// Goes on from an earlier conversation, whose last calls may wait for their results. `path` is where they are asked
+    /// for.
+    pub(crate) fn resume(&mut self, items: Vec<Item>, path: &str) {
         for item in &items {
             match item {
-                Item::ToolCall(call) => drop(self.open.insert(call.id.clone(), "input".to_owned())),
+                Item::ToolCall(call) => drop(self.open.insert(call.id.clone(), path.to_owned())),
                 Item::ToolOutput { id, .. } => drop(self.open.remove(id)),
                 Item::Message { .. } | Item::Reasoning { .. } => {}
             }

@@ -116,8 +116,8 @@ impl App {
             Route::Responses => {
                 let can_store = self.config.response_store_mb > 0;
                 self.turn_of(exchange, record, owner, |body, show_reasoning| {
-                    responses::request::parse(body, show_reasoning, can_store, |id| {
-                        self.store().get(owner, id, self.clock()).map(|record| record.items.clone())
+                    responses::request::parse(body, show_reasoning, can_store, &|id, index| {
+                        self.store().get(owner, id, self.clock())?.items(index)
                     })
                 })
             }

@@ -158,7 +158,7 @@ FIELDS = [
          note="schemas that cannot be made strict without changing what they mean"),
     chat(REFUSED, "reasoning_effort", {"reasoning_effort": "enormous"}, note="that the model does not list"),
 
-    responses(HONOURED, "input", {"input": "hello"}, says(("user", "hello")), "text, or items: messages, `function_call`, `function_call_output`, `reasoning` with `encrypted_content`"),
+    responses(HONOURED, "input", {"input": "hello"}, says(("user", "hello")), "text, or items: messages, `function_call`, `function_call_output`, `reasoning` with `encrypted_content`, `item_reference`"),
     responses(HONOURED, "input", {"input": [*USER, {"type": "reasoning", "summary": [], "encrypted_content": "S"},
         {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}, {"type": "function_call_output", "call_id": "c", "output": "r"}]},
         says(("user", "hi"), ("reasoning", "S"), ("call", "c", "f", "{}"), ("output", "c", "r"))),
@@ -194,7 +194,8 @@ FIELDS = [
     responses(IDLE, "background", {"background": False}, note="`false`"),
     responses(IDLE, "top_logprobs", {"top_logprobs": 0}, note="0"),
     responses(IDLE, "any field that is not known", {"future": {"x": [1]}}),
-    responses(REFUSED, "input", {"input": [{"type": "item_reference", "id": "x"}]}, param="input[0].type", note="items of other types"),
+    responses(REFUSED, "input", {"input": [{"type": "web_search_call", "id": "x"}]}, param="input[0].type", note="items of other types, `item_reference` to what is not kept for this key"),
+    responses(REFUSED, "input", {"input": [{"type": "item_reference", "id": "x"}]}, param="input[0].id"),
     responses(REFUSED, "input_file", {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}]}, param="input[0].content[0].type"),
     responses(REFUSED, "tools", {"tools": [{"type": "web_search"}]}, param="tools[0].type", note="of other types than `function`"),
     responses(REFUSED, "background", {"background": True}),

@@ -150,7 +150,8 @@ class Create(Turn):
     def test_what_cannot_be_served(self):
         self.refused("tools[0].type", "unsupported_parameter", tools=[{"type": "web_search"}])
         self.refused("tools[0].type", "unsupported_parameter", tools=[{"type": "mcp", "server_label": "x", "server_url": "https://x"}])
-        self.refused("input[0].type", "unsupported_parameter", input=[{"type": "item_reference", "id": "x"}])
+        self.refused("input[0].type", "unsupported_parameter", input=[{"type": "web_search_call", "id": "x"}])
+        self.refused("input[0].id", input=[{"type": "item_reference", "id": "x"}])
         self.refused("background", "unsupported_parameter", background=True)
         self.refused("conversation", "unsupported_parameter", conversation="conv_1")
         self.refused("prompt", "unsupported_parameter", prompt={"id": "pmpt_1"})
@@ -249,11 +250,11 @@ class Stored(Turn):
         prompt = ("go [[reason First.]] [[sealed S1]] [[tool add {}]] [[next]] [[sealed S2]] [[say I look.]] [[tool add {}]] [[next]]"
                   "[[reason Last.]] [[sealed S3]] [[say done]]")
         sealed = [("reasoning", "S1", "First."), ("reasoning", "S2"), ("reasoning", "S3", "Last.")]
-        # Held by the proxy, or by the client, who sends back what it got.
-        for held_here in (True, False):
+        # Held by the proxy, or by the client, who sends back what it got, or only its ids (as Vercel's AI SDK does).
+        for way in ("previous", "whole", "ids"):
             model.reset()
             expected, items, previous = [("user", prompt)], [{"role": "user", "content": prompt}], None
-            more = {"tools": TOOLS} if held_here else {"tools": TOOLS, "store": False, "include": ["reasoning.encrypted_content"]}
+            more = {"tools": TOOLS, **({"store": False, "include": ["reasoning.encrypted_content"]} if way == "whole" else {})}
             for number, thought in enumerate(sealed):
                 if number % 2:
                     answer = self.stream(items, previous_response_id=previous, **more)[-1].response
@@ -261,15 +262,16 @@ class Stored(Turn):
                     answer = self.create(items, previous_response_id=previous, **more)
                 self.assertIn(expected, [conversation(turn) for turn in model.turns()])
                 self.assertEqual(answer.output[0].type, "reasoning")
-                self.assertEqual(answer.output[0].encrypted_content, None if held_here else thought[1])
+                self.assertEqual(answer.output[0].encrypted_content, thought[1] if way == "whole" else None)
                 calls = [item for item in answer.output if item.type == "function_call"]
                 results = [{"type": "function_call_output", "call_id": call.call_id, "output": "r"} for call in calls]
                 expected += [thought, *([("assistant", answer.output_text)] if answer.output_text else []),
                              *(("call", call.call_id, "add", "{}") for call in calls), *(("output", call.call_id, "r") for call in calls)]
-                if held_here:
+                if way == "previous":
                     items, previous = results, answer.id
                 else:
-                    items += [*answer.output, *results]
+                    ids = [{"type": "item_reference", "id": item.id} for item in answer.output]
+                    items += [*(answer.output if way == "whole" else ids), *results]
             self.assertEqual(answer.output_text, "done")
 
     def test_results_that_are_missing(self):

@@ -301,8 +301,8 @@ impl ResponseEncoder {
     }
 
     /// What a later request sees of this answer. Reasoning that was not sealed is nothing that a model could read.
-    fn said(&self) -> impl Iterator<Item = Item> + '_ {
-        self.output.iter().filter_map(|Output { kind, text, .. }| match kind {
+    fn said(&self) -> Vec<Option<Item>> {
+        let item = |Output { kind, text, .. }: &Output| match kind {
             Kind::Reasoning(sealed) => {
                 let summary = Some(text.clone()).filter(|text| !text.is_empty()).into_iter().collect();
                 Some(Item::Reasoning { summary, sealed: sealed.clone()? })
@@ -311,7 +311,8 @@ impl ResponseEncoder {
             Kind::Call { call_id, name } => {
                 Some(Item::ToolCall(ToolCall { id: call_id.clone(), name: name.clone(), arguments: text.clone() }))
             }
-        })
+        };
+        self.output.iter().map(item).collect()
     }
 }
 
@@ -367,11 +368,10 @@ impl Encoder for ResponseEncoder {
         if !self.stream {
             out.extend_from_slice(&json);
         }
-        if let Some(mut items) = self.conversation.take() {
-            items.extend(self.said());
+        if let Some(history) = self.conversation.take() {
             // It was written from text.
             let json = String::from_utf8(json).unwrap_or_default();
-            self.record = Some(Record { id: self.id(), json, items });
+            self.record = Some(Record { id: self.id(), json, history, output: self.said() });
         }
     }
 

@@ -26,6 +26,18 @@ pub struct Record {
     pub id: String,
     /// The response object.
     pub json: String,
-    /// The conversation up to and with this answer.
-    pub items: Vec<Item>,
+    /// The conversation before this answer.
+    pub history: Vec<Item>,
+    /// The items of this answer, by their place in it. `None`: nothing that a model could read.
+    pub output: Vec<Option<Item>>,
+}
+
+impl Record {
+    /// The conversation up to and with this answer, or only the item of it at `index`.
+    pub fn items(&self, index: Option<usize>) -> Option<Vec<Item>> {
+        match index {
+            Some(index) => self.output.get(index).map(|item| item.iter().cloned().collect()),
+            None => Some(self.history.iter().chain(self.output.iter().flatten()).cloned().collect()),
+        }
+    }
 }

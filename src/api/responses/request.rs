@@ -31,17 +31,15 @@ const ECHOED: [(&str, &str); 18] = [
     ("metadata", "{}"),
 ];
 
+/// The conversation up to and with the answer of this id, or only the item of it at an index.
+pub type Stored<'a> = &'a dyn Fn(&str, Option<usize>) -> Option<Vec<Item>>;
+
 /// Reads the body of a request. Without `show_reasoning` (`PROXY_REASONING`) no summary of it is asked for. `stored`
-/// finds the conversation of an earlier response; with `can_store` this one is to be kept unless it asks not to be.
+/// finds earlier answers; with `can_store` this one is to be kept unless it asks not to be.
 ///
 /// # Errors
 /// 400 with the place in `param`.
-pub fn parse(
-    body: &[u8],
-    show_reasoning: bool,
-    can_store: bool,
-    stored: impl FnOnce(&str) -> Option<Vec<Item>>,
-) -> Result<ApiRequest, ApiError> {
+pub fn parse(body: &[u8], show_reasoning: bool, can_store: bool, stored: Stored<'_>) -> Result<ApiRequest, ApiError> {
     let root = Node::body(body)?;
     fields::no_effect(&root)?;
     fields::refuse(&root, ["conversation", "prompt", "moderation", "context_management"])?;
@@ -77,11 +75,12 @@ pub fn parse(
     let has_previous = previous.is_some();
     if let Some(previous) = previous {
         let id = previous.string()?;
-        let items = stored(&id).ok_or_else(|| not_found(&previous, &id))?;
-        history.resume(items);
+        let items = stored(&id, None)
+            .ok_or_else(|| ApiError { code: Some("previous_response_not_found"), ..not_found(&previous, &id) })?;
+        history.resume(items, "input");
     }
     match input {
-        Some(input) => read_input(&input, &mut history)?,
+        Some(input) => read_input(&input, &mut history, stored)?,
         None if has_previous => {}
         None => return Err(root.missing("input")),
     }
@@ -162,9 +161,7 @@ fn check(
 }
 
 fn not_found(node: &Node<'_>, id: &str) -> ApiError {
-    let message =
-        format_args!("names a response (`{}`) that was not stored here for this key, or is too old", brief(id));
-    ApiError { code: Some("previous_response_not_found"), ..node.invalid(message) }
+    node.invalid(format_args!("is `{}`, which was not stored here for this key, or is too old", brief(id)))
 }
 
 fn echo(root: &Node<'_>, store: bool) -> Result<String, ApiError> {
@@ -179,7 +176,7 @@ fn echo(root: &Node<'_>, store: bool) -> Result<String, ApiError> {
     Ok(echo)
 }
 
-fn read_input(node: &Node<'_>, history: &mut History) -> Result<(), ApiError> {
+fn read_input(node: &Node<'_>, history: &mut History, stored: Stored<'_>) -> Result<(), ApiError> {
     if node.is_string() {
         history.items.push(prompt::message(Role::User, node.string()?));
         return Ok(());
@@ -190,7 +187,7 @@ fn read_input(node: &Node<'_>, history: &mut History) -> Result<(), ApiError> {
     let mut is_empty = true;
     for item in node.elements()? {
         is_empty = false;
-        read_item(&item, history)?;
+        read_item(&item, history, stored)?;
     }
     if is_empty {
         return Err(node.invalid("must hold at least one item, got an empty array"));
@@ -198,7 +195,7 @@ fn read_input(node: &Node<'_>, history: &mut History) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn read_item(node: &Node<'_>, history: &mut History) -> Result<(), ApiError> {
+fn read_item(node: &Node<'_>, history: &mut History, stored: Stored<'_>) -> Result<(), ApiError> {
     let [kind, role] = node.fields(["type", "role"])?;
     let name = match &kind {
         Some(kind) => kind.string()?,
@@ -254,8 +251,19 @@ fn read_item(node: &Node<'_>, history: &mut History) -> Result<(), ApiError> {
             history.items.push(Item::Reasoning { summary: texts, sealed: sealed.string()? });
             Ok(())
         }
+        "item_reference" => {
+            let [id] = node.fields(["id"])?;
+            let node = node.need("id", id)?;
+            let id = node.string()?;
+            // Such as `msg_8f3a…_0`, the first item of `resp_8f3a…`.
+            let place = id.split_once('_').and_then(|(_, place)| place.rsplit_once('_'));
+            let index = place.and_then(|(_, index)| index.parse().ok());
+            let items = place.zip(index).and_then(|((stamp, _), index)| stored(&format!("resp_{stamp}"), Some(index)));
+            history.resume(items.ok_or_else(|| not_found(&node, &id))?, &node.path);
+            Ok(())
+        }
         other => Err(kind.unsupported(format_args!(
-            "must be one of message, function_call, function_call_output, reasoning, got `{}`",
+            "must be one of message, function_call, function_call_output, reasoning, item_reference, got `{}`",
             brief(other)
         ))),
     }

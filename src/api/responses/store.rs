@@ -117,5 +117,6 @@ fn size(record: &Record) -> usize {
                 Item::Reasoning { summary, sealed } => summary.iter().map(String::len).sum::<usize>() + sealed.len(),
             }
     };
-    size_of::<Entry>() + 2 * record.id.len() + record.json.len() + record.items.iter().map(item).sum::<usize>()
+    let items = record.history.iter().chain(record.output.iter().flatten());
+    size_of::<Entry>() + 2 * record.id.len() + record.json.len() + items.map(item).sum::<usize>()
 }
