@@ -259,6 +259,8 @@ impl Capabilities {
     pub fn correct(&mut self, method: &str) {
         if let Some(row) = TABLE.iter().find(|row| row.method == Some(method)) {
             self.set(row.feature, false);
+            // There was no codex without either: it is older than it says.
+            self.set(Feature::V1, self.has(Feature::V1) || row.feature == Feature::V2);
         }
     }
 
@@ -278,8 +280,7 @@ impl Capabilities {
         };
         let dialect = match protocol {
             ProtocolChoice::Auto if self.has(Feature::V2) => Dialect::V2,
-            // What version it is may be known no better.
-            ProtocolChoice::Auto if self.has(Feature::V1) || self.version.is_none() => Dialect::V1,
+            ProtocolChoice::Auto if self.has(Feature::V1) => Dialect::V1,
             ProtocolChoice::Auto => {
                 return Err(format!("codex {} speaks no protocol that is known here", self.known()));
             }
@@ -418,6 +419,8 @@ mod tests {
         odd.correct("thread/inject_items");
         assert_eq!(odd.choose(Protocol::Auto, Prompt::Auto), Ok((Dialect::V2, true)));
         odd.correct("thread/start");
+        assert_eq!(odd.choose(Protocol::Auto, Prompt::Auto), Ok((Dialect::V1, true)));
+        odd.correct("newConversation");
         assert!(odd.choose(Protocol::Auto, Prompt::Auto).is_err());
         let refusal = |message: &str| RpcError { code: -32600, message: message.to_owned() };
         for (message, missing) in [
