@@ -2,7 +2,8 @@
 //! that speaks as much of both protocols as a completion needs, misbehaves on demand (see `faults.rs` for the process,
 //! `turn.rs` for directions in a prompt) and is faster than what it stands for.
 //!
-//! `FAKE_CODEX_VERSION` is the version that it claims, and whose protocol it speaks (`ages.rs`). In `FAKE_CODEX_DIR` every
+//! `FAKE_CODEX_VERSION` is the version that it claims, and whose protocol it speaks (`ages.rs`) unless
+//! `FAKE_CODEX_SPEAKS` names another. In `FAKE_CODEX_DIR` every
 //! start of an app-server appends a line to `starts` (`{"pid","args","env"}`), every line from the client goes to `seen` if
 //! there is such a file, and `account.json` and `config.json` are what `account/read` and `config/read` answer.
 

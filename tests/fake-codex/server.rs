@@ -310,7 +310,7 @@ pub(crate) fn run() -> std::io::Result<()> {
     let (deaf, ignore_eof) = (faults.has("deaf"), faults.has("ignore-eof"));
     let version = std::env::var("FAKE_CODEX_VERSION").unwrap_or_else(|_| "0.169.0".to_owned());
     let state = Mutex::new(State { faults, ..State::default() });
-    let age = Age::of(&version);
+    let age = Age::of(&std::env::var("FAKE_CODEX_SPEAKS").unwrap_or_else(|_| version.clone()));
     let server = Arc::new(Server { out: Out::new()?, state, count: AtomicU64::new(1), version, age });
     let mut seen =
         faults::directory().and_then(|directory| OpenOptions::new().append(true).open(directory.join("seen")).ok());

@@ -94,6 +94,11 @@ impl Proxy {
         Builder::new(&model::example("fake-codex"))
     }
 
+    /// On a fake codex of that version.
+    pub fn version(version: &str) -> Builder {
+        Self::fake().env("FAKE_CODEX_VERSION", version)
+    }
+
     /// On a real codex that asks `model`.
     pub fn real(version: &str, model: &Model) -> Builder {
         Builder::new(&real_codex(version)).file("config.toml", &model.config()).env("MOCK_KEY", "key-of-the-model")
