@@ -2,13 +2,17 @@
 // they need.
 "use strict";
 const assert = require("node:assert/strict");
+const fs = require("node:fs");
 const { test } = require("node:test");
 const OpenAI = require("openai");
 const { zodFunction, zodResponseFormat, zodTextFormat, zodResponsesFunction } = require("openai/helpers/zod");
 const { z } = require("zod");
 
 const model = process.env.MODEL_NAME;
-const client = new OpenAI({ baseURL: process.env.PROXY_URL, apiKey: "any", maxRetries: 0, timeout: 30_000 });
+const connect = (baseURL) => new OpenAI({ baseURL, apiKey: "any", maxRetries: 0, timeout: 30_000 });
+const client = connect(process.env.PROXY_URL);
+// Has two permits; its app-server may be killed.
+const second = connect(process.env.SECOND_URL);
 const control = async (path) => (await fetch(`http://127.0.0.1:${process.env.MODEL_PORT}${path}`)).json();
 
 /** The items of the requests that the model got whose user said `text`, in short. */
@@ -24,18 +28,33 @@ async function heard(text) {
   return conversations.filter((items) => items.some((item) => item[0] === "user" && item.includes(text)));
 }
 
+/** Kills the app-server of the second proxy. */
+function kill() {
+  const isApp = (pid) => {
+    try {
+      const parent = fs.readFileSync(`/proc/${pid}/stat`, "utf8").split(") ").at(-1).split(" ")[1];
+      return parent === process.env.SECOND_PID && fs.readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("app-server");
+    } catch {
+      return false;
+    }
+  };
+  const found = fs.readdirSync("/proc").filter((entry) => /^\d+$/.test(entry) && isApp(entry));
+  assert.ok(found.length);
+  for (const pid of found) process.kill(Number(pid), "SIGKILL");
+}
+
 const parameters = { type: "object", properties: { a: { type: "integer" } }, required: ["a"], additionalProperties: false };
 const tools = [{ type: "function", function: { name: "add", description: "Adds.", parameters, strict: true } },
   { type: "function", function: { name: "exec_command", parameters } }];
 
-for (const stream of [false, true]) {
-  test(`three rounds of tools, ${stream ? "streamed" : "whole"}`, async () => {
-    const prompt = `node ${stream} [[tool add {"a": 1}]] [[tool add {"a":2}]] [[next]] [[say Wait.]] [[tool add { "a" : 7 }]] [[next]] [[tool add {}]] [[next]] [[say done]]`;
+for (const [stream, using] of [[false, client], [true, client], [false, second], [true, second]]) {
+  test(`three rounds of tools, ${stream ? "streamed" : "whole"}${using === second ? ", the app-server killed in between" : ""}`, async () => {
+    const prompt = `node ${stream} ${using.baseURL} [[tool add {"a": 1}]] [[tool add {"a":2}]] [[next]] [[say Wait.]] [[tool add { "a" : 7 }]] [[next]] [[tool add {}]] [[next]] [[say done]]`;
     const messages = [{ role: "user", content: prompt }];
     const expected = [["user", prompt]];
     for (const calls of [['{"a": 1}', '{"a":2}'], ['{ "a" : 7 }'], ["{}"], []]) {
       const body = { model, messages, tools };
-      const answer = stream ? await client.chat.completions.stream(body).finalChatCompletion() : await client.chat.completions.create(body);
+      const answer = stream ? await using.chat.completions.stream(body).finalChatCompletion() : await using.chat.completions.create(body);
       const { message, finish_reason } = answer.choices[0];
       assert.deepEqual((message.tool_calls ?? []).map((call) => [call.function.name, call.function.arguments]), calls.map((text) => ["add", text]));
       assert.equal(finish_reason, calls.length ? "tool_calls" : "stop");
@@ -46,6 +65,7 @@ for (const stream of [false, true]) {
       for (const call of message.tool_calls ?? []) messages.push({ role: "tool", tool_call_id: call.id, content: `r ${call.id}` });
       for (const call of message.tool_calls ?? []) expected.push(["call", call.id, "add", call.function.arguments]);
       for (const call of message.tool_calls ?? []) expected.push(["output", call.id, `r ${call.id}`]);
+      if (using === second && calls.length) kill();
     }
     assert.equal(messages.at(-1).content, "done");
   });
@@ -123,7 +143,9 @@ test("stop, max_tokens, n and text completions", async () => {
   const said = ({ choices }) => choices.map((choice) => [choice.message.content, choice.finish_reason]);
   assert.deepEqual(said(await ask("[[say one two three]]", { stop: ["e two t"] })), [["on", "stop"]]);
   assert.deepEqual(said(await ask("[[words 50]]", { max_tokens: 2 })), [["w0 w1 w2", "length"]]);
-  assert.deepEqual(said(await ask("hello", { n: 3 })), Array(3).fill(["hello", "stop"]));
+  const several = { model, messages: [{ role: "user", content: "several" }], n: 3 };
+  for (const using of [client, second]) assert.deepEqual(said(await using.chat.completions.create(several)), Array(3).fill(["several", "stop"]));
+  assert.deepEqual(await heard("several"), Array(6).fill([["user", "several"]]));
   const text = await client.completions.create({ model, prompt: ["a", "b"], echo: true, n: 2 });
   assert.deepEqual(text.choices.map((choice) => choice.text), ["aa", "aa", "bb", "bb"]);
   let streamed = "";

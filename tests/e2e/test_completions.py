@@ -48,6 +48,8 @@ class Turn(unittest.TestCase):
     def both(self, **body):
         results = [answer(body)[0] for answer in (whole, streamed)]
         self.assertEqual(results[0], results[1])
+        said = [("user", body["messages"][0]["content"])]
+        self.assertEqual([conversation(turn) for turn in model.turns()[-2 * len(results[0]):]], [said] * 2 * len(results[0]))
         return results[0]
 
 

@@ -8,7 +8,7 @@ import unittest
 import openai
 
 import harness
-from failing import Failing
+from failing import APIS, Failing
 from harness import LISTED, ask, events
 
 
@@ -98,8 +98,10 @@ class InTheMiddle(unittest.TestCase):
         self.assertEqual((json.loads(error)["error"]["code"], done), ("insufficient_quota", "[DONE]"))
         self.assertEqual("".join(json.loads(chunk)["choices"][0]["delta"].get("content") or "" for chunk in chunks), "w0 w1 w2 ")
         self.assertNotRegex(text, r'"finish_reason":"')
-        with self.assertRaises(openai.APIError):
-            list(client.chat.completions.create(**ask("[[words 6]] [[gap 60]] [[fail-mid insufficient_quota]]"), stream=True))
+        for name, api in APIS.items():
+            with self.subTest(name), self.assertRaises(openai.APIError) as raised:
+                list(api(client, "[[words 6]] [[gap 60]] [[fail-mid insufficient_quota]]", stream=True))
+            self.assertEqual(raised.exception.code, "insufficient_quota")
 
     def test_a_retry_says_nothing_twice(self):
         for fault in ("[[fail-mid rate_limit_exceeded]]", "[[cut]]", "[[fail-end rate_limit_exceeded]]"):
@@ -160,16 +162,16 @@ class Requests(unittest.TestCase):
             self.assertTrue(re.fullmatch(r"\S+", answer.headers["x-request-id"]))
 
 
-class Names(unittest.TestCase):
+class Names(Failing):
     def test_an_unknown_model_of_the_built_in_provider(self):
         files = {"auth.json": '{"OPENAI_API_KEY":"sk-scripted"}', "config.toml": f'openai_base_url = "{model.url}"\n'}
         builtin = harness.Proxy(model, files=files)
         self.addCleanup(builtin.close)
-        with self.assertRaises(openai.NotFoundError) as raised:
-            builtin.client().chat.completions.create(**ask("x", model="no-such-model"))
-        self.assertEqual((raised.exception.code, raised.exception.param), ("model_not_found", "model"))
-        answer = builtin.client().chat.completions.create(**ask("hello"))
-        self.assertEqual(answer.choices[0].message.content, "hello")
+        with builtin.client() as using:
+            for error in self.fails("x", openai.NotFoundError, 404, "model_not_found", using, model="no-such-model"):
+                self.assertEqual(error.param, "model")
+            answer = using.chat.completions.create(**ask("hello"))
+            self.assertEqual(answer.choices[0].message.content, "hello")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,10 @@ class Node(unittest.TestCase):
         self.addCleanup(model.kill)
         proxy = harness.Proxy(model)
         self.addCleanup(proxy.close)
-        env = {**os.environ, "PROXY_URL": proxy.url, "MODEL_PORT": str(model.port), "MODEL_NAME": harness.LISTED}
+        second = harness.Proxy(model, {"PROXY_SSE_MAX_CONCURRENCY": "2"})
+        self.addCleanup(second.close)
+        env = {**os.environ, "PROXY_URL": proxy.url, "MODEL_PORT": str(model.port), "MODEL_NAME": harness.LISTED,
+               "SECOND_URL": second.url, "SECOND_PID": str(second.process.pid)}
         ran = subprocess.run(["node", "--test", "--test-reporter=spec", *sorted(HERE.glob("*.test.cjs"))],
                              env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
         self.assertEqual(ran.returncode, 0, ran.stdout)

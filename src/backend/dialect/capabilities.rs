@@ -169,7 +169,12 @@ const TABLE: &[Row] = &[
     row(Feature::UsageFirst, 142, true, ""),
     row(Feature::AgentsSwitch, 146, false, ""),
     row(Feature::NoOwnTools, 146, false, ""),
-    row(Feature::EndsResponses, 146, true, ""),
+    row(
+        Feature::EndsResponses,
+        146,
+        true,
+        "does not tell when the model has made all its calls: one more than 250 ms after another is lost, and what they cost is an estimate",
+    ),
     row(
         Feature::DropsSilentModel,
         151,
@@ -335,8 +340,12 @@ impl Capabilities {
     pub fn degraded(&self, lean: bool) -> Vec<String> {
         let name = format!("codex {}", self.known());
         let lacking = TABLE.iter().filter(|row| !row.cost.is_empty() && !self.has(row.feature));
-        // Without a history, how it ends does not matter.
-        let lacking = lacking.filter(|row| row.feature != Feature::EmptyInput || self.has(Feature::Inject));
+        let lacking = lacking.filter(|row| match row.feature {
+            // Without a history, how it ends does not matter, nor without tools, when all were called.
+            Feature::EmptyInput => self.has(Feature::Inject),
+            Feature::EndsResponses => self.has(Feature::Tools) && !self.has(Feature::CountsCalls),
+            _ => true,
+        });
         let mut degraded: Vec<String> = lacking.map(|row| format!("{name} {}", row.cost)).collect();
         if lean && !self.has(Feature::NoOwnTools) {
             let own = HARNESS.iter().find(|(since, _)| self.known() >= *since);
@@ -389,6 +398,10 @@ mod tests {
         assert!(Capabilities::of("nonsense").unwrap().remark().is_some());
         let old = Capabilities::of("x/0.142.5").unwrap().degraded(true);
         assert!(old.iter().any(|line| line.contains("update_plan")), "{old:?}");
+        for (version, is_told) in [("0.80.0", false), ("0.104.0", false), ("0.142.5", true), ("0.146.0", false)] {
+            let lines = Capabilities::of(&format!("x/{version}")).unwrap().degraded(true);
+            assert_eq!(lines.iter().any(|line| line.contains("all its calls")), is_told, "{lines:?}");
+        }
     }
 
     #[test]
