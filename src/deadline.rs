@@ -70,49 +70,35 @@ impl CancelCause {
     }
 }
 
-/// The side of a request that is told to stop. Every wait of a request begins with [`Cancel::cause`] and selects on
-/// [`Cancel::wake`].
+/// How a request is told to stop; clones are of the same request. Every wait of a request begins with [`Cancel::cause`]
+/// and selects on [`Cancel::wake`].
 #[derive(Clone, Debug)]
 pub struct Cancel {
     cause: Arc<OnceLock<CancelCause>>,
-    wake: Receiver<()>,
-    // Also keeps `wake` from becoming ready for ever when the other side is gone.
     tell: Sender<()>,
+    wake: Receiver<()>,
 }
 
-/// The side that tells.
-#[derive(Clone, Debug)]
-pub struct Canceller {
-    cause: Arc<OnceLock<CancelCause>>,
-    wake: Sender<()>,
-}
-
-impl Canceller {
-    /// Tells the request to stop. Only the first cause counts.
-    pub fn cancel(&self, cause: CancelCause) {
-        if self.cause.set(cause).is_ok() {
-            // One place is enough: whoever missed the message reads the cause before the next wait.
-            let _ = self.wake.try_send(());
-        }
+impl Default for Cancel {
+    /// A request that nobody has told to stop yet.
+    fn default() -> Self {
+        let (tell, wake) = bounded(1);
+        Self { cause: Arc::default(), tell, wake }
     }
 }
 
 impl Cancel {
-    /// A request that nobody has told to stop yet.
-    pub fn new() -> (Canceller, Cancel) {
-        let (sender, wake) = bounded(1);
-        let cause = Arc::new(OnceLock::new());
-        (Canceller { cause: Arc::clone(&cause), wake: sender.clone() }, Cancel { cause, wake, tell: sender })
+    /// Tells the request to stop. Only the first cause counts.
+    pub fn cancel(&self, cause: CancelCause) {
+        if self.cause.set(cause).is_ok() {
+            // One place is enough: whoever missed the message reads the cause before the next wait.
+            let _ = self.tell.try_send(());
+        }
     }
 
     /// Why to stop, if so.
     pub fn cause(&self) -> Option<CancelCause> {
         self.cause.get().copied()
-    }
-
-    /// The other side, for whoever has a reason of its own to stop the request.
-    pub fn canceller(&self) -> Canceller {
-        Canceller { cause: Arc::clone(&self.cause), wake: self.tell.clone() }
     }
 
     /// Becomes ready once, when a cause appears.

@@ -24,13 +24,12 @@
 //! |---|---|---|---|
 //! | `main` | 1 | starts everything, waits for a signal, ends everything in the order of [`server`] | last |
 //! | `http-accept` | 1 | accepts connections | when draining begins |
-//! | `http-conn` | one for each connection, at most `PROXY_MAX_CONNECTIONS` | serves it | with the connection |
-//! | `http-watch` | 1 | sees clients leave, lets answered connections linger | with the server |
+//! | `http-conn` | one for each connection, at most `PROXY_MAX_CONNECTIONS`, and 64 for refused ones | serves it, lets it linger | with the connection |
+//! | `http-watch` | 1 | sees clients leave | with the server |
 //! | `supervisor` | 1 | decides which codex serves; never waits for codex | when the last codex is gone |
 //! | `codex-start` | 1 at most | brings up the next codex | when it is ready or has failed |
 //! | `codex-stdin`, `codex-stdout`, `codex-stderr` | one each for each codex process | write, read and route, drain | with the process |
 //! | `codex-once` | 1 at most | reads what `codex debug models` prints | with that process |
-//! | `drain` | 1, at the end | waits for running requests | when they are done or the grace is over |
 //! | `ctrl-c` | 1 | turns signals into messages (a thread of `ctrlc`) | with the program |
 //!
 //! # What must hold

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, at, bounded, never, select};
+use crossbeam_channel::{Sender, at, bounded, select};
 
 use crate::config::names;
 use crate::deadline::{Cancel, Deadline};
@@ -69,15 +69,14 @@ impl Permits {
         state.waiters.push_back((ticket, sender));
         drop(state);
 
-        let (over, mut wake) = (at(deadline.at), cancel.wake().clone());
+        let over = at(deadline.at);
         let result = loop {
             if let Some(cause) = cancel.cause() {
                 break Err(cause.error());
             }
             select! {
                 recv(served) -> permit => break permit.map_err(|_| self.too_many(deadline)),
-                // When nobody is left to cancel this is ready for ever.
-                recv(wake) -> told => if told.is_err() { wake = never() },
+                recv(cancel.wake()) -> _ => {}
                 recv(over) -> _ => break served.try_recv().map_err(|_| self.too_many(deadline)),
             }
         };

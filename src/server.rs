@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::RecvTimeoutError;
 
 use crate::api::responses::store::Store;
 use crate::backend::supervisor::Supervisor;
@@ -17,7 +17,7 @@ use crate::http::{Limits, Listener};
 use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::permits::Permits;
-use crate::{logs, shutdown, threads};
+use crate::{logs, shutdown};
 
 /// Bytes that all bodies hold together.
 const BODIES_TOTAL: usize = 64 << 20;
@@ -59,7 +59,7 @@ fn serve(config: Arc<Config>) -> Result<(), String> {
         cors: Cors::new(config.cors, &config.cors_origins),
         config: Arc::clone(&config),
     };
-    let server = listener.start(Arc::new(app)).map_err(|e| format!("no thread to listen: {e}"))?;
+    let mut server = listener.start(Arc::new(app)).map_err(|e| format!("no thread to listen: {e}"))?;
     let mut stdout = std::io::stdout();
     let line = writeln!(stdout, "listening on http://{}/v1", server.local_addr());
     if line.and_then(|()| stdout.flush()).is_err() {
@@ -71,29 +71,19 @@ fn serve(config: Arc<Config>) -> Result<(), String> {
     supervisor.stop_accepting();
     server.drain();
     // A second signal ends the grace at once.
-    let (done, drained) = bounded::<()>(0);
-    let server = Arc::new(server);
-    let _ = wait_for_requests(Arc::clone(&server), Instant::now() + config.shutdown_grace, done);
     crossbeam_channel::select! {
-        recv(drained) -> _ => {}
+        recv(server.ended()) -> _ => {}
         recv(signals) -> _ => log::info!("stopping at once"),
+        default(config.shutdown_grace) => {}
     }
     server.cancel_all(CancelCause::ShuttingDown);
-    if server.join(Instant::now() + FAREWELL) > 0 {
+    if server.ended().recv_timeout(FAREWELL) == Err(RecvTimeoutError::Timeout) {
         log::warn!("{} connections do not react and are cut off", server.close());
     }
     server.close();
     codex.stop(CODEX_END);
     log::info!("stopped");
     Ok(())
-}
-
-fn wait_for_requests(server: Arc<crate::http::Server>, until: Instant, done: Sender<()>) -> std::io::Result<()> {
-    threads::spawn("drain", move || {
-        server.join(until);
-        drop(done);
-    })
-    .map(drop)
 }
 
 fn limits(config: &Config) -> Limits {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use crate::deadline::{CancelCause, Canceller};
+use crate::deadline::{Cancel, CancelCause};
 
 /// Most bytes of lines that wait for a slow client.
 pub const MAX_BYTES: usize = 16 * 1024 * 1024;
@@ -58,7 +58,7 @@ pub struct Inlet {
     sender: Sender<(u32, Delivery)>,
     counters: Arc<Counters>,
     // Whoever is to take the lines out may be writing to the slow client.
-    canceller: Canceller,
+    cancel: Cancel,
 }
 
 /// The request's end.
@@ -67,7 +67,7 @@ pub struct Mailbox {
     sender: Sender<(u32, Delivery)>,
     receiver: Receiver<(u32, Delivery)>,
     counters: Arc<Counters>,
-    canceller: Canceller,
+    cancel: Cancel,
 }
 
 impl Inlet {
@@ -79,7 +79,7 @@ impl Inlet {
         // A single line larger than the bound is no backlog.
         if messages > 1 && (bytes > MAX_BYTES || messages > MAX_MESSAGES) {
             let _ = self.sender.send((self.key, Delivery::Overflow));
-            self.canceller.cancel(CancelCause::SlowReader);
+            self.cancel.cancel(CancelCause::SlowReader);
             return false;
         }
         let _ = self.sender.send((self.key, Delivery::Line(line.to_vec())));
@@ -94,9 +94,9 @@ impl Inlet {
 
 impl Mailbox {
     /// An empty one of a request that is cancelled when it grows too large.
-    pub fn new(canceller: Canceller) -> Self {
+    pub fn new(cancel: Cancel) -> Self {
         let (sender, receiver) = unbounded();
-        Self { sender, receiver, counters: Arc::default(), canceller }
+        Self { sender, receiver, counters: Arc::default(), cancel }
     }
 
     /// The way in for the turn of this key.
@@ -106,7 +106,7 @@ impl Mailbox {
             takes_calls,
             sender: self.sender.clone(),
             counters: Arc::clone(&self.counters),
-            canceller: self.canceller.clone(),
+            cancel: self.cancel.clone(),
         }
     }
 
@@ -134,12 +134,11 @@ impl Mailbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::deadline::Cancel;
 
     #[test]
     fn a_backlog_ends_in_an_overflow_and_a_drained_box_goes_on() {
-        let (canceller, cancel) = Cancel::new();
-        let mailbox = Mailbox::new(canceller);
+        let cancel = Cancel::default();
+        let mailbox = Mailbox::new(cancel.clone());
         let inlet = mailbox.inlet(3, false);
         let line = vec![b'x'; 1024 * 1024];
         for _ in 0..40 {
@@ -154,11 +153,11 @@ mod tests {
 
     #[test]
     fn one_huge_line_is_no_backlog() {
-        let mailbox = Mailbox::new(Cancel::new().0);
+        let mailbox = Mailbox::new(Cancel::default());
         let inlet = mailbox.inlet(0, false);
         assert!(inlet.deliver(&vec![b'x'; MAX_BYTES + 1]));
         assert!(matches!(mailbox.take(), Some((0, Delivery::Line(line))) if line.len() == MAX_BYTES + 1));
-        let inlet = Mailbox::new(Cancel::new().0).inlet(0, false);
+        let inlet = Mailbox::new(Cancel::default()).inlet(0, false);
         assert_eq!((0..MAX_MESSAGES + 1).take_while(|_| inlet.deliver(b"x")).count(), MAX_MESSAGES);
     }
 }

@@ -204,7 +204,7 @@ mod tests {
     }
 
     fn subscribe(router: &Router, thread: &str) -> Mailbox {
-        let mailbox = Mailbox::new(Cancel::new().0);
+        let mailbox = Mailbox::new(Cancel::default());
         router.subscribe(thread, mailbox.inlet(0, true)).unwrap();
         mailbox
     }
@@ -287,7 +287,7 @@ mod tests {
         assert!(matches!(mailbox.take(), Some((0, Delivery::Closed(cause))) if cause == Cause::new("first")));
         assert_eq!(router.expect().unwrap_err(), Cause::new("first"));
         assert_eq!(
-            router.subscribe("2", Mailbox::new(Cancel::new().0).inlet(0, true)).unwrap_err(),
+            router.subscribe("2", Mailbox::new(Cancel::default()).inlet(0, true)).unwrap_err(),
             Cause::new("first")
         );
     }

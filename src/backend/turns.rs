@@ -62,7 +62,7 @@ pub enum Unstarted {
 impl Turns {
     /// None yet. `cancel` ends them all.
     pub fn new(cancel: Cancel) -> Self {
-        Self { mailbox: Mailbox::new(cancel.canceller()), cancel, active: Vec::new(), begun: 0, pending: Vec::new() }
+        Self { mailbox: Mailbox::new(cancel.clone()), cancel, active: Vec::new(), begun: 0, pending: Vec::new() }
     }
 
     /// What ends them all.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::head::Framing;
 use crate::api::error::ApiError;
 
-/// Bytes that the chunk extensions and trailers of one body may have.
+/// Bytes that the lines between the chunks of one body may have beyond the sizes: extensions and trailers.
 const MAX_CHUNK_EXTRAS: usize = 4096;
 
 /// A whole body. It counts towards [`Limits::bodies_total_bytes`](super::Limits::bodies_total_bytes) as long as it
@@ -26,14 +26,8 @@ impl Body {
     }
 
     /// Decodes `input`, at most to the end of the body, and tells how much of it was used.
-    pub(super) fn decode(
-        &mut self,
-        decoder: &mut Decoder,
-        input: &[u8],
-        max: usize,
-        max_total: usize,
-    ) -> Result<usize, ApiError> {
-        let used = decoder.decode(input, &mut self.bytes, max)?;
+    pub(super) fn decode(&mut self, decoder: &mut Decoder, input: &[u8], max_total: usize) -> Result<usize, ApiError> {
+        let used = decoder.decode(input, &mut self.bytes)?;
         let new = self.bytes.len() - self.counted;
         self.counted += new;
         if self.total.fetch_add(new, Ordering::Relaxed) + new > max_total {
@@ -60,114 +54,126 @@ impl Drop for Body {
 
 /// Finds the end of a body.
 #[derive(Debug)]
-pub(super) enum Decoder {
-    /// So many bytes are left.
-    Length(u64),
-    /// Chunks, and where in them we are.
-    Chunked { state: Chunk, size: u64, digits: u32, extras: usize },
+pub(super) struct Decoder {
+    next: Next,
+    /// Bytes that the body may have.
+    max: usize,
+    /// Bytes of extensions and trailers so far.
+    extras: usize,
 }
 
-/// What comes next in a chunked body.
+/// What comes next in a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Chunk {
+enum Next {
+    /// So many bytes, the last of all.
+    Rest(u64),
+    /// The line with the size of a chunk.
     Size,
-    Extension,
-    SizeLf,
-    Data,
-    DataCr,
-    DataLf,
-    TrailerStart,
+    /// So many bytes of a chunk.
+    Chunk(u64),
+    /// The line end after a chunk.
+    ChunkEnd,
+    /// A line after the last chunk.
     Trailer,
-    TrailerLf,
-    EndLf,
-    Done,
 }
 
-pub(super) fn too_large(max: usize) -> ApiError {
-    ApiError::http(413, "body_too_large", format!("The body is larger than PROXY_MAX_BODY_BYTES ({max} bytes)."))
-}
+const DONE: Next = Next::Rest(0);
 
 impl Decoder {
-    /// Refuses a body that is announced to be larger than `max`.
+    /// Refuses a body that is announced to be larger than `max` bytes.
     pub(super) fn new(framing: Framing, max: usize) -> Result<Self, ApiError> {
-        match framing {
-            Framing::Length(length) if length > max as u64 => Err(too_large(max)),
-            Framing::Length(length) => Ok(Self::Length(length)),
-            Framing::Chunked => Ok(Self::Chunked { state: Chunk::Size, size: 0, digits: 0, extras: 0 }),
-        }
+        let next = match framing {
+            Framing::Length(length) if length > max as u64 => return Err(too_large(max)),
+            Framing::Length(length) => Next::Rest(length),
+            Framing::Chunked => Next::Size,
+        };
+        Ok(Self { next, max, extras: 0 })
     }
 
     /// Whether the last byte of the body was seen.
     pub(super) fn is_done(&self) -> bool {
-        matches!(self, Self::Length(0) | Self::Chunked { state: Chunk::Done, .. })
+        self.next == DONE
     }
 
-    fn decode(&mut self, input: &[u8], out: &mut Vec<u8>, max: usize) -> Result<usize, ApiError> {
+    /// Appends what `input` has of the body to `out`, and tells how much was used: a line that is not complete stays.
+    fn decode(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, ApiError> {
         let mut rest = input;
-        match self {
-            Self::Length(left) => take(left, &mut rest, out),
-            Self::Chunked { state, size, digits, extras } => {
-                while *state != Chunk::Done {
-                    if *state == Chunk::Data {
-                        take(size, &mut rest, out);
-                        if *size > 0 {
-                            break;
-                        }
-                        *state = Chunk::DataCr;
-                    }
-                    let Some((&byte, tail)) = rest.split_first() else { break };
+        while !self.is_done() {
+            self.next = match (self.next, rest) {
+                (_, []) | (Next::ChunkEnd, [b'\r']) => break,
+                (Next::Rest(left), _) => Next::Rest(take(left, &mut rest, out)),
+                (Next::Chunk(left), _) => match take(left, &mut rest, out) {
+                    0 => Next::ChunkEnd,
+                    left => Next::Chunk(left),
+                },
+                (Next::ChunkEnd, [b'\r', b'\n', tail @ ..]) => {
                     rest = tail;
-                    *state = match (*state, byte) {
-                        (Chunk::Size, b'\r') if *digits > 0 => Chunk::SizeLf,
-                        (Chunk::Size, b';') if *digits > 0 => Chunk::Extension,
-                        (Chunk::Size, _) if *digits < 16 => {
-                            let digit = char::from(byte).to_digit(16).ok_or_else(malformed)?;
-                            *digits += 1;
-                            *size = *size << 4 | u64::from(digit);
-                            Chunk::Size
-                        }
-                        (Chunk::SizeLf, b'\n') if *size == 0 => Chunk::TrailerStart,
-                        (Chunk::SizeLf, b'\n') if *size > max.saturating_sub(out.len()) as u64 => {
-                            return Err(too_large(max));
-                        }
-                        (Chunk::SizeLf, b'\n') => Chunk::Data,
-                        (Chunk::DataCr, b'\r') => Chunk::DataLf,
-                        (Chunk::DataLf, b'\n') => {
-                            *digits = 0;
-                            Chunk::Size
-                        }
-                        (Chunk::TrailerStart, b'\r') => Chunk::EndLf,
-                        (Chunk::TrailerLf, b'\n') => Chunk::TrailerStart,
-                        (Chunk::EndLf, b'\n') => Chunk::Done,
-                        (Chunk::Extension, b'\r') => Chunk::SizeLf,
-                        (Chunk::Trailer, b'\r') => Chunk::TrailerLf,
-                        (Chunk::TrailerStart, b' ' | b'\t' | b':') => return Err(malformed()),
-                        (Chunk::Extension | Chunk::TrailerStart | Chunk::Trailer, _)
-                            if *extras < MAX_CHUNK_EXTRAS && (byte == b'\t' || !byte.is_ascii_control()) =>
-                        {
-                            *extras += 1;
-                            if *state == Chunk::Extension { Chunk::Extension } else { Chunk::Trailer }
-                        }
-                        _ => return Err(malformed()),
-                    };
+                    Next::Size
                 }
-            }
+                (Next::ChunkEnd, _) => return Err(malformed()),
+                (Next::Size, _) => match self.line(&mut rest)?.map(|line| self.size(line)).transpose()? {
+                    None => break,
+                    Some(0) => Next::Trailer,
+                    Some(size) if size > self.max.saturating_sub(out.len()) as u64 => return Err(too_large(self.max)),
+                    Some(size) => Next::Chunk(size),
+                },
+                (Next::Trailer, _) => match self.line(&mut rest)? {
+                    None => break,
+                    Some([]) => DONE,
+                    Some([b' ' | b'\t' | b':', ..]) => return Err(malformed()),
+                    Some(line) => {
+                        self.extras += line.len();
+                        Next::Trailer
+                    }
+                },
+            };
         }
         Ok(input.len() - rest.len())
     }
+
+    /// Takes a line without its end, once it is complete.
+    fn line<'i>(&self, rest: &mut &'i [u8]) -> Result<Option<&'i [u8]>, ApiError> {
+        let end = rest.windows(2).position(|two| two == b"\r\n");
+        let (line, tail) = rest.split_at(end.unwrap_or(rest.len()));
+        // The last byte so far may be the CR of its end.
+        let text = line.strip_suffix(b"\r").filter(|_| end.is_none()).unwrap_or(line);
+        let odd = text.iter().any(|byte| *byte != b'\t' && byte.is_ascii_control());
+        if odd || self.extras + text.len() > MAX_CHUNK_EXTRAS {
+            return Err(malformed());
+        }
+        *rest = tail.get(2..).unwrap_or(rest);
+        Ok(end.map(|_| text))
+    }
+
+    /// The size that a line gives, whatever stands behind it.
+    fn size(&mut self, line: &[u8]) -> Result<u64, ApiError> {
+        let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        let (digits, extension) = line.split_at(digits);
+        self.extras += extension.len();
+        match (str::from_utf8(digits), extension.first()) {
+            (Ok(digits), None | Some(b';')) if digits.len() <= 16 => {
+                u64::from_str_radix(digits, 16).map_err(|_| malformed())
+            }
+            _ => Err(malformed()),
+        }
+    }
+}
+
+fn too_large(max: usize) -> ApiError {
+    ApiError::http(413, "body_too_large", format!("The body is larger than PROXY_MAX_BODY_BYTES ({max} bytes)."))
 }
 
 fn malformed() -> ApiError {
     ApiError::bad_request("The chunked body is malformed, or its chunk extensions or trailers are too long.")
 }
 
-/// Moves up to `left` bytes.
-fn take(left: &mut u64, rest: &mut &[u8], out: &mut Vec<u8>) {
-    let count = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
+/// Moves up to `left` bytes, and tells how many are left then.
+fn take(left: u64, rest: &mut &[u8], out: &mut Vec<u8>) -> u64 {
+    let count = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
     let (head, tail) = rest.split_at(count);
     out.extend_from_slice(head);
     *rest = tail;
-    *left -= count as u64;
+    left - count as u64
 }
 
 #[cfg(test)]
@@ -181,8 +187,9 @@ mod tests {
         let mut decoder = Decoder::new(Framing::Chunked, MAX).unwrap();
         let (mut out, mut left) = (Vec::new(), Vec::new());
         for piece in pieces {
-            let used = decoder.decode(piece, &mut out, MAX).map_err(|error| error.status)?;
-            left.extend_from_slice(&piece[used..]);
+            left.extend_from_slice(piece);
+            let used = decoder.decode(&left, &mut out).map_err(|error| error.status)?;
+            left.drain(..used);
         }
         if decoder.is_done() { Ok((out, left)) } else { Err(0) }
     }
@@ -242,9 +249,9 @@ mod tests {
         assert_eq!(Decoder::new(Framing::Length(1_000_000_000_000), MAX).unwrap_err().status, 413);
         let mut decoder = Decoder::new(Framing::Length(3), MAX).unwrap();
         let mut out = Vec::new();
-        assert_eq!(decoder.decode(b"ab", &mut out, MAX), Ok(2));
+        assert_eq!(decoder.decode(b"ab", &mut out), Ok(2));
         assert!(!decoder.is_done());
-        assert_eq!(decoder.decode(b"cGET", &mut out, MAX), Ok(1));
+        assert_eq!(decoder.decode(b"cGET", &mut out), Ok(1));
         assert!(decoder.is_done());
         assert_eq!(out, b"abc");
     }
@@ -252,7 +259,8 @@ mod tests {
     #[test]
     fn all_bodies_together_are_bounded() {
         let total = Arc::new(AtomicUsize::new(0));
-        let fill = |body: &mut Body| body.decode(&mut Decoder::Length(6), b"sixsix", MAX, 10).map_err(|e| e.status);
+        let decoder = || Decoder::new(Framing::Length(6), MAX).unwrap();
+        let fill = |body: &mut Body| body.decode(&mut decoder(), b"sixsix", 10).map_err(|e| e.status);
         let (mut first, mut second) = (Body::new(Arc::clone(&total)), Body::new(Arc::clone(&total)));
         assert_eq!(fill(&mut first), Ok(6));
         assert_eq!(fill(&mut second), Err(503));

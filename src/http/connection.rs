@@ -1,21 +1,22 @@
 //! One connection: requests one after the other, each phase under its own deadline.
 
-use std::any::Any;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::SendFlags;
+use rustix::net::{SendFlags, Shutdown};
 
 use super::body::{Body, Decoder};
-use super::head::{Framing, Head, Scan};
-use super::listener::{Peer, Shared};
-use super::{Exchange, Response, Service, fresh_id};
+use super::head::{Framing, Head};
+use super::respond::refusal;
+use super::watcher::Shared;
+use super::{Exchange, Service};
 use crate::api::error::ApiError;
+use crate::config::names;
 use crate::deadline::{Cancel, CancelCause, Deadline};
 
 /// Bytes asked of the socket at once.
@@ -24,80 +25,96 @@ const READ_SIZE: usize = 16 * 1024;
 const WRITE_PIECE: usize = 256 * 1024;
 /// How often a write that waits for its client looks whether that is given up.
 const GLANCE: Duration = Duration::from_millis(100);
+/// Bytes read from a connection after its last answer.
+const LINGER_BYTES: usize = 256 * 1024;
+/// How long a connection stays open after its last answer for the client to close it.
+const LINGER_TIME: Duration = Duration::from_secs(2);
 
-/// A socket that this thread reads and writes.
+/// A socket that this thread reads and writes. It counts as open until it is dropped.
 pub(super) struct Connection {
-    pub(super) peer: Arc<Peer>,
     pub(super) shared: Arc<Shared>,
-    /// What came and was not used yet.
-    buf: Vec<u8>,
+    /// Tells each of its requests to stop.
+    pub(super) cancel: Cancel,
     /// A write has failed: what the client has is cut off somewhere.
     pub(super) broken: bool,
+    id: u64,
+    socket: Arc<OwnedFd>,
+    /// What came and was not used yet.
+    buf: Vec<u8>,
 }
 
-/// Why nothing was read.
-enum Unread {
-    Late,
-    Draining,
-    Failed,
+/// What is being read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Nobody waits for one once the server drains.
+    Head,
+    Body,
 }
 
 impl Connection {
-    pub(super) fn new(peer: Arc<Peer>, shared: Arc<Shared>) -> Self {
-        Self { peer, shared, buf: Vec::new(), broken: false }
+    pub(super) fn new(shared: Arc<Shared>, id: u64, socket: Arc<OwnedFd>, cancel: Cancel) -> Self {
+        Self { shared, cancel, broken: false, id, socket, buf: Vec::new() }
     }
 
     /// Serves requests until the connection ends.
     pub(super) fn run(mut self, service: &dyn Service) {
         let mut first = true;
         loop {
-            let head = match self.read_head(first) {
-                Ok(Some(head)) => head,
+            let goes_on = match self.read_head(first) {
+                Ok(Some(head)) => self.serve(head, service),
                 Ok(None) => return,
                 Err(error) => {
-                    self.refuse(&error);
-                    break;
+                    let _ = self.send(&refusal(&error, log::Level::Info), false);
+                    false
                 }
             };
-            let mut exchange = Exchange::new(&mut self, head);
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| service.serve(&mut exchange))) {
-                log::error!("request={} panicked: {}", exchange.request_id(), panic_text(panic.as_ref()));
-                exchange.abandon();
-            }
-            if !exchange.finish() {
-                break;
+            if !goes_on {
+                return self.linger();
             }
             first = false;
         }
-        if !self.broken {
-            self.shared.watcher.linger(self.peer);
+    }
+
+    /// Tells whether the next request may follow.
+    fn serve(&mut self, head: Head, service: &dyn Service) -> bool {
+        let mut exchange = Exchange::new(self, head);
+        let served = catch_unwind(AssertUnwindSafe(|| service.serve(&mut exchange)));
+        if served.is_err() {
+            log::error!("request={} panicked", exchange.request_id());
+        }
+        exchange.finish(served.is_ok())
+    }
+
+    /// Closes, but not at once: unread bytes would turn the close into a reset, and a reset takes the answer out of the
+    /// client's hands. What it still sends is thrown away until it closes, too.
+    pub(super) fn linger(mut self) {
+        let deadline = Deadline::after("the end of the connection", LINGER_TIME);
+        let mut left = if self.broken { 0 } else { LINGER_BYTES };
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
+        while left > 0 && self.fill(Part::Body, &deadline).is_ok() {
+            left = left.saturating_sub(self.buf.len());
+            self.buf.clear();
         }
     }
 
     /// The next head. `None`: the connection ends, and there is nobody to tell why.
     fn read_head(&mut self, first: bool) -> Result<Option<Head>, ApiError> {
         if !first && self.buf.is_empty() {
-            let idle = Deadline::after("PROXY_KEEPALIVE_IDLE_MS", self.shared.limits.idle);
-            if !matches!(self.fill(&idle, true), Ok(1..)) {
+            let idle = Deadline::after(names::KEEPALIVE_IDLE, self.shared.limits.idle);
+            if self.fill(Part::Head, &idle).is_err() {
                 return Ok(None);
             }
         }
-        let deadline = Deadline::after("PROXY_HEAD_TIMEOUT_MS", self.shared.limits.head);
-        let mut scan = Scan::default();
+        let deadline = Deadline::after(names::HEAD_TIMEOUT, self.shared.limits.head);
         loop {
-            if let Some(length) = scan.advance(&self.buf)? {
-                let head = Head::parse(self.buf.get(..length).unwrap_or_default())?;
+            if let Some((head, length)) = Head::parse(&self.buf)? {
                 self.buf.drain(..length);
                 return if self.shared.is_draining() { Err(draining()) } else { Ok(Some(head)) };
             }
             let silent = self.buf.is_empty();
-            match self.fill(&deadline, true) {
-                Ok(1..) => {}
-                _ if silent => return Ok(None),
-                Ok(_) => return Err(ApiError::bad_request("The request ended within its head.")),
-                Err(Unread::Late) => return Err(late("head", &deadline)),
-                Err(Unread::Draining) => return Err(draining()),
-                Err(Unread::Failed) => return Ok(None),
+            match self.fill(Part::Head, &deadline) {
+                Err(_) if silent => return Ok(None),
+                filled => filled?,
             }
         }
     }
@@ -108,54 +125,47 @@ impl Connection {
         let limits = &shared.limits;
         let mut decoder = Decoder::new(framing, limits.max_body_bytes)?;
         let mut body = Body::new(Arc::clone(&shared.bodies));
-        let deadline = Deadline::after("PROXY_BODY_TIMEOUT_MS", limits.body);
+        let deadline = Deadline::after(names::BODY_TIMEOUT, limits.body);
         // A client that has begun to send waits for nothing.
         if expects_continue && self.buf.is_empty() && !decoder.is_done() {
             let gone = |_| ApiError::bad_request("The client closed the connection before it sent the body.");
-            self.send(b"HTTP/1.1 100 Continue\r\n\r\n", None).map_err(gone)?;
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n", false).map_err(gone)?;
         }
         loop {
-            let used = body.decode(&mut decoder, &self.buf, limits.max_body_bytes, limits.bodies_total_bytes)?;
+            let used = body.decode(&mut decoder, &self.buf, limits.bodies_total_bytes)?;
             self.buf.drain(..used);
             if decoder.is_done() {
                 return Ok(body);
             }
-            match self.fill(&deadline, false) {
-                Ok(1..) => {}
-                Err(Unread::Late) => return Err(late("body", &deadline)),
-                _ => return Err(ApiError::bad_request("The request ended within its body.")),
-            }
+            self.fill(Part::Body, &deadline)?;
         }
     }
 
-    /// Reads what there is and appends it, or waits for something. 0 is the end of what the client sends.
-    fn fill(&mut self, deadline: &Deadline, until_drain: bool) -> Result<usize, Unread> {
+    /// Appends what there is to read to the buffer, or waits for something.
+    fn fill(&mut self, part: Part, deadline: &Deadline) -> Result<(), ApiError> {
+        let what = if part == Part::Head { "head" } else { "body" };
+        let drain = (part == Part::Head).then_some(&self.shared.drain);
         self.buf.reserve(READ_SIZE);
         loop {
-            match rustix::io::read(&self.peer.socket, rustix::buffer::spare_capacity(&mut self.buf)) {
-                Ok(count) if !deadline.passed() => return Ok(count),
-                Ok(_) => return Err(Unread::Late),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    let drain = until_drain.then_some(&self.shared.drain);
-                    match wait(&self.peer.socket, PollFlags::IN, deadline.left(), drain) {
-                        Ok(Wake::Socket(_)) => {}
-                        Ok(Wake::Drain) => return Err(Unread::Draining),
-                        Ok(Wake::Late) => return Err(Unread::Late),
-                        Err(_) => return Err(Unread::Failed),
-                    }
+            match rustix::io::read(&self.socket, rustix::buffer::spare_capacity(&mut self.buf)) {
+                _ if deadline.passed() => {
+                    let message = format!("The {what} of the request did not arrive within {}.", deadline.describe());
+                    return Err(ApiError::http(408, "request_timeout", message));
                 }
-                Err(_) => return Err(Unread::Failed),
+                Ok(1..) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if drain.is_some() && self.shared.is_draining() => return Err(draining()),
+                Err(Errno::AGAIN) if wait(&self.socket, PollFlags::IN, deadline.left(), drain).is_ok() => {}
+                _ => return Err(ApiError::bad_request(format!("The request ended within its {what}."))),
             }
         }
     }
 
-    /// Writes all of `bytes`. With `watched`, a client that has closed its side, or leaves too much unread, is not waited
-    /// for.
+    /// Writes all of `bytes`. With `watched`, a client that has left, or leaves too much unread, is not waited for.
     ///
     /// # Errors
     /// The client is gone or too slow. Nothing can be sent after that.
-    pub(super) fn send(&mut self, bytes: &[u8], watched: Option<&Cancel>) -> io::Result<()> {
+    pub(super) fn send(&mut self, bytes: &[u8], watched: bool) -> io::Result<()> {
         if self.broken {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -164,42 +174,32 @@ impl Connection {
         result
     }
 
-    fn send_piece(&self, mut piece: &[u8], watched: Option<&Cancel>) -> io::Result<()> {
-        let deadline = Deadline::after("PROXY_WRITE_TIMEOUT_MS", self.shared.limits.write);
-        let gone = watched.map_or(PollFlags::empty(), |_| PollFlags::RDHUP);
+    fn send_piece(&self, mut piece: &[u8], watched: bool) -> io::Result<()> {
+        let deadline = Deadline::after(names::WRITE_TIMEOUT, self.shared.limits.write);
         while !piece.is_empty() {
-            match rustix::net::send(&self.peer.socket, piece, SendFlags::NOSIGNAL) {
+            match rustix::net::send(&self.socket, piece, SendFlags::NOSIGNAL) {
                 Ok(count) => piece = piece.get(count..).unwrap_or_default(),
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    match wait(&self.peer.socket, PollFlags::OUT | gone, deadline.left().min(GLANCE), None)? {
-                        Wake::Socket(ready) if ready.contains(PollFlags::OUT) => {}
-                        Wake::Socket(_) | Wake::Drain => return Err(io::ErrorKind::BrokenPipe.into()),
-                        Wake::Late if watched.and_then(Cancel::cause) == Some(CancelCause::SlowReader) => {
-                            let message = "the client reads too slowly: its backlog grew too large";
-                            return Err(io::Error::new(io::ErrorKind::TimedOut, message));
-                        }
-                        Wake::Late if !deadline.passed() => {}
-                        Wake::Late => {
-                            let message = format!("the client reads too slowly: {}", deadline.describe());
-                            return Err(io::Error::new(io::ErrorKind::TimedOut, message));
-                        }
+                Err(Errno::AGAIN) => match self.cancel.cause().filter(|_| watched) {
+                    Some(cause @ (CancelCause::ClientGone | CancelCause::SlowReader)) => {
+                        return Err(io::Error::new(io::ErrorKind::BrokenPipe, cause.error().message));
                     }
-                }
+                    _ if deadline.passed() => {
+                        let message = format!("the client reads too slowly: {}", deadline.describe());
+                        return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+                    }
+                    _ => wait(&self.socket, PollFlags::OUT, deadline.left().min(GLANCE), None)?,
+                },
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(())
     }
+}
 
-    /// Answers what is not a request that could be served.
-    fn refuse(&mut self, error: &ApiError) {
-        let id = fresh_id();
-        log::info!("request={id} status={} refused: {}", error.status, error.message);
-        let sent = Response::error(error).render(&id, Some("close"), false).and_then(|bytes| self.send(&bytes, None));
-        if let Err(error) = sent {
-            log::debug!("request={id} the client did not take the answer: {error}");
-        }
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.shared.remove(self.id);
     }
 }
 
@@ -207,48 +207,18 @@ fn draining() -> ApiError {
     ApiError::busy("shutting_down", "The server is being stopped.", Duration::from_secs(1))
 }
 
-fn late(what: &str, deadline: &Deadline) -> ApiError {
-    let message = format!("The {what} of the request did not arrive within {}.", deadline.describe());
-    ApiError::http(408, "request_timeout", message)
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
-}
-
-/// What a wait has ended with.
-pub(super) enum Wake {
-    /// The socket is ready for these.
-    Socket(PollFlags),
-    /// The server drains.
-    Drain,
-    /// The time is over.
-    Late,
-}
-
-/// Waits until `socket` is ready for one of `events`, or `drain` is readable.
-pub(super) fn wait(socket: &OwnedFd, events: PollFlags, limit: Duration, drain: Option<&OwnedFd>) -> io::Result<Wake> {
-    let until = Instant::now() + limit;
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(Wake::Late);
-        }
-        let timeout = Timespec::try_from(left).ok();
-        // Without `drain`, the second place asks for nothing.
-        let second = PollFd::new(drain.unwrap_or(socket), drain.map_or(PollFlags::empty(), |_| PollFlags::IN));
-        let mut fds = [PollFd::new(socket, events), second];
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let [first, second] = fds.map(|fd| fd.revents());
-        if !first.is_empty() {
-            return Ok(Wake::Socket(first));
-        }
-        if !second.is_empty() {
-            return Ok(Wake::Drain);
-        }
+/// Waits until `socket` is ready for one of `events`, `drain` is readable or the time is over. A signal ends it, too.
+pub(super) fn wait(
+    socket: &OwnedFd,
+    events: PollFlags,
+    limit: Duration,
+    drain: Option<&OwnedFd>,
+) -> rustix::io::Result<()> {
+    let timeout = Timespec::try_from(limit).ok();
+    let mut awaited = vec![PollFd::new(socket, events)];
+    awaited.extend(drain.map(|drain| PollFd::new(drain, PollFlags::IN)));
+    match poll(&mut awaited, timeout.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error),
     }
 }

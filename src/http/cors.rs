@@ -39,7 +39,7 @@ impl Cors {
 
     /// The answer to a preflight, if this is one and CORS is on.
     pub fn preflight(&self, head: &Head) -> Option<Response> {
-        self.origins.as_ref().filter(|_| *head.method() == Method::Options)?;
+        self.origins.as_ref().filter(|_| head.method == Method::Options)?;
         let asked = head.header("access-control-request-headers").unwrap_or(USUAL);
         Some(
             Response::new(204)

@@ -7,12 +7,11 @@ use tiny_http::Method;
 
 use super::connection::Connection;
 use super::head::{Framing, Head};
-use super::respond::{Length, render_head};
-use super::sse::Transfer;
-use super::watcher::Watch;
+use super::respond::{Header, render_head};
+use super::sse::{EVENT_STREAM, Transfer};
 use super::{Body, Response, fresh_id};
 use crate::api::error::ApiError;
-use crate::deadline::Cancel;
+use crate::deadline::{Cancel, CancelCause};
 
 /// One request on one connection. It is answered once, with [`Exchange::respond`], [`Exchange::error`] or a stream.
 pub struct Exchange<'c> {
@@ -20,12 +19,12 @@ pub struct Exchange<'c> {
     head: Head,
     request_id: String,
     started: Instant,
-    /// Bytes of the request are still to come.
+    /// Whether bytes of the request are still to come.
     body_pending: bool,
-    watch: Option<(Watch, Cancel)>,
-    answer: Answer,
-    extra: Vec<(&'static str, String)>,
+    watched: bool,
+    extra: Vec<Header>,
     status: Option<u16>,
+    answer: Answer,
     closes: bool,
     /// Bytes to write; kept for the next piece.
     out: Vec<u8>,
@@ -36,7 +35,6 @@ enum Answer {
     None,
     Stream(Transfer),
     Complete,
-    CutOff,
 }
 
 impl<'c> Exchange<'c> {
@@ -46,12 +44,12 @@ impl<'c> Exchange<'c> {
             request_id: head.request_id().map_or_else(fresh_id, str::to_owned),
             started: Instant::now(),
             body_pending: head.framing != Framing::Length(0),
+            closes: !head.keep_alive,
             head,
-            watch: None,
-            answer: Answer::None,
+            watched: false,
             extra: Vec::new(),
             status: None,
-            closes: false,
+            answer: Answer::None,
             out: Vec::new(),
         }
     }
@@ -72,6 +70,11 @@ impl<'c> Exchange<'c> {
         self.started
     }
 
+    /// The status of the answer, once there is one.
+    pub fn status(&self) -> Option<u16> {
+        self.status
+    }
+
     /// Reads the body, after `100 Continue` where the client waits for that. What is never asked for is never read. A
     /// second call gives nothing.
     ///
@@ -86,15 +89,15 @@ impl<'c> Exchange<'c> {
         Ok(body)
     }
 
-    /// From the first call on, tells when the client leaves, until the exchange ends. Call it when the body was read:
-    /// what a client sends is not looked at, only whether its side of the connection is closed.
+    /// Tells when the client leaves, and from the first call on writes do not wait for one that has left. Call it when
+    /// the body was read: what a client sends is not looked at, only whether its side of the connection is closed.
     pub fn cancel(&mut self) -> Cancel {
-        let connection = &*self.connection;
-        self.watch.get_or_insert_with(|| connection.shared.watcher.watch(&connection.peer)).1.clone()
+        self.watched = true;
+        self.connection.cancel.clone()
     }
 
     /// Headers that the answer will carry, whatever it is.
-    pub fn add_headers(&mut self, headers: Vec<(&'static str, String)>) {
+    pub fn add_headers(&mut self, headers: Vec<Header>) {
         self.extra.extend(headers);
     }
 
@@ -103,14 +106,14 @@ impl<'c> Exchange<'c> {
     /// # Errors
     /// `InvalidInput`: a header that cannot be sent, or a second answer; nothing was written. Else the client is gone
     /// or too slow.
-    pub fn respond(&mut self, mut response: Response) -> io::Result<()> {
-        self.check_open()?;
-        self.note_time();
-        response.headers.extend(self.extra.drain(..).map(|(name, value)| (name.to_owned(), value)));
-        let is_head = *self.head.method() == Method::Head;
-        let closes = self.must_close();
-        self.out = response.render(&self.request_id, self.connection_header(closes), is_head)?;
-        self.commit(response.status, closes, Answer::Complete);
+    pub fn respond(&mut self, response: Response) -> io::Result<()> {
+        let length = response.length();
+        let has_body = length.is_some() && self.head.method != Method::Head;
+        self.begin(response.status, response.headers, length.map(|length| ("content-length", length)))?;
+        if has_body {
+            self.out.extend_from_slice(&response.body);
+        }
+        self.answer = Answer::Complete;
         self.flush()
     }
 
@@ -122,25 +125,21 @@ impl<'c> Exchange<'c> {
         self.respond(Response::error(error))
     }
 
-    /// Begins an answer of unknown length: chunked in HTTP/1.1, in 1.0 up to the end of the connection. The head goes
+    /// Begins a stream of server-sent events: chunked in HTTP/1.1, in 1.0 up to the end of the connection. The head goes
     /// out with the first [`Exchange::write`], an empty one if need be.
     ///
     /// # Errors
     /// `InvalidInput`, as [`Exchange::respond`].
-    pub fn start_stream(&mut self, status: u16, headers: &[(&str, &str)]) -> io::Result<()> {
-        self.check_open()?;
-        let (transfer, length) = match (self.head.method(), *self.head.version() == (1, 1)) {
-            (Method::Head, true) => (Transfer::HeadOnly, Length::Chunked),
-            (Method::Head, false) => (Transfer::HeadOnly, Length::None),
-            (_, true) => (Transfer::Chunked, Length::Chunked),
-            (_, false) => (Transfer::UntilClose, Length::None),
-        };
-        let closes = self.must_close() || transfer == Transfer::UntilClose;
-        let connection = self.connection_header(closes);
-        self.note_time();
-        let extra = self.extra.iter().map(|(name, value)| (*name, value.as_str()));
-        self.out = render_head(status, headers.iter().copied().chain(extra), length, &self.request_id, connection)?;
-        self.commit(status, closes, Answer::Stream(transfer));
+    pub fn start_stream(&mut self) -> io::Result<()> {
+        let chunked = self.head.is_1_1();
+        self.closes |= !chunked;
+        let headers = EVENT_STREAM.map(|(name, value)| (name, value.to_owned()));
+        self.begin(200, headers.into(), chunked.then(|| ("transfer-encoding", "chunked".to_owned())))?;
+        self.answer = Answer::Stream(match (&self.head.method, chunked) {
+            (Method::Head, _) => Transfer::HeadOnly,
+            (_, true) => Transfer::Chunked,
+            (_, false) => Transfer::UntilClose,
+        });
         Ok(())
     }
 
@@ -163,27 +162,14 @@ impl<'c> Exchange<'c> {
         self.flush()
     }
 
-    /// The status of the answer, once there is one.
-    pub fn status(&self) -> Option<u16> {
-        self.status
-    }
-
-    /// Cuts off what was begun: the service cannot go on.
-    pub(super) fn abandon(&mut self) {
-        self.closes = true;
-        if matches!(self.answer, Answer::Stream(_)) {
-            self.answer = Answer::CutOff;
-        }
-    }
-
-    /// Makes up for what the service has left out. Tells whether the next request may follow.
-    pub(super) fn finish(mut self) -> bool {
+    /// Makes up for what the service has left out; where it is not `sound`, it has panicked. Tells whether the next
+    /// request may follow.
+    pub(super) fn finish(mut self, sound: bool) -> bool {
+        self.closes |= !sound;
         if self.answer == Answer::None {
-            self.head.keep_alive = false;
-            let error = ApiError {
-                kind: "server_error",
-                ..ApiError::http(500, "internal_error", "This server could not answer the request; its log says why.")
-            };
+            self.closes = true;
+            let message = "This server could not answer the request; its log says why.";
+            let error = ApiError { kind: "server_error", ..ApiError::http(500, "internal_error", message) };
             if let Err(error) = self.error(&error) {
                 log::debug!("request={} the client did not take the answer: {error}", self.request_id);
             }
@@ -191,19 +177,28 @@ impl<'c> Exchange<'c> {
         if self.answer != Answer::Complete {
             self.connection.broken = true;
         }
-        !self.closes && !self.connection.broken
+        // It counts for all requests of a connection.
+        let slow = self.connection.cancel.cause() == Some(CancelCause::SlowReader);
+        !self.closes && !slow && !self.connection.broken
     }
 
-    /// As api.openai.com does: milliseconds from the request to its answer.
-    fn note_time(&mut self) {
-        self.extra.push(("openai-processing-ms", self.started.elapsed().as_millis().to_string()));
-    }
-
-    fn check_open(&self) -> io::Result<()> {
-        match self.answer {
-            Answer::None => Ok(()),
-            _ => Err(misuse("the request is answered already")),
+    /// Renders the head of the answer.
+    fn begin(&mut self, status: u16, mut headers: Vec<Header>, framing: Option<Header>) -> io::Result<()> {
+        if self.answer != Answer::None {
+            return Err(misuse("the request is answered already"));
         }
+        self.closes |= self.body_pending || self.connection.shared.is_draining();
+        headers.extend(self.extra.iter().cloned());
+        // As api.openai.com does: milliseconds from the request to its answer.
+        headers.push(("openai-processing-ms", self.started.elapsed().as_millis().to_string()));
+        let mut managed = vec![("x-request-id", self.request_id.clone())];
+        managed.extend(framing);
+        if self.closes || !self.head.is_1_1() {
+            managed.push(("connection", if self.closes { "close" } else { "keep-alive" }.to_owned()));
+        }
+        self.out = render_head(status, &headers, &managed)?;
+        self.status = Some(status);
+        Ok(())
     }
 
     fn transfer(&self) -> io::Result<Transfer> {
@@ -213,26 +208,8 @@ impl<'c> Exchange<'c> {
         }
     }
 
-    fn must_close(&self) -> bool {
-        self.body_pending || !self.head.keep_alive || self.connection.shared.is_draining()
-    }
-
-    fn connection_header(&self, closes: bool) -> Option<&'static str> {
-        match (closes, *self.head.version() == (1, 0)) {
-            (true, _) => Some("close"),
-            (false, true) => Some("keep-alive"),
-            (false, false) => None,
-        }
-    }
-
-    fn commit(&mut self, status: u16, closes: bool, answer: Answer) {
-        self.status = Some(status);
-        self.closes = closes;
-        self.answer = answer;
-    }
-
     fn flush(&mut self) -> io::Result<()> {
-        let result = self.connection.send(&self.out, self.watch.as_ref().map(|(_, cancel)| cancel));
+        let result = self.connection.send(&self.out, self.watched);
         self.out.clear();
         result
     }

@@ -1,8 +1,9 @@
-//! The head of a request. Bytes are checked as they arrive, before `httparse` sees them, so that what other parsers
-//! forgive (bare LF, padded lengths, folded lines) is refused here and no two servers can disagree about a request.
+//! The head of a request. What `httparse` forgives (bare LF, padded lengths) is refused here, so that no two servers can
+//! disagree about where a request ends.
 
 use std::str::FromStr;
 
+use httparse::Status;
 use tiny_http::{HTTPVersion, Method};
 
 use crate::api::error::ApiError;
@@ -16,10 +17,12 @@ pub const MAX_HEADERS: usize = 100;
 /// A request without its body.
 #[derive(Clone, Debug)]
 pub struct Head {
-    method: Method,
-    path: String,
-    query: Option<String>,
-    version: HTTPVersion,
+    /// The verb.
+    pub method: Method,
+    /// The path as it was sent, percent-encoding and all, without the query.
+    pub path: String,
+    /// 1.1 or 1.0.
+    pub version: HTTPVersion,
     headers: Vec<(String, String)>,
     pub(super) framing: Framing,
     pub(super) expects_continue: bool,
@@ -35,140 +38,41 @@ pub(super) enum Framing {
     Chunked,
 }
 
-/// Looks for the end of a head in a buffer that grows, each byte once.
-#[derive(Debug, Default)]
-pub(super) struct Scan {
-    at: usize,
-    line: usize,
-    lines: usize,
-}
-
-impl Scan {
-    /// The length of the head once `buf` has all of it.
-    pub(super) fn advance(&mut self, buf: &[u8]) -> Result<Option<usize>, ApiError> {
-        let mut after_cr = self.at.checked_sub(1).and_then(|last| buf.get(last)) == Some(&b'\r');
-        while let Some(&byte) = buf.get(self.at).filter(|_| self.at < MAX_HEAD_BYTES) {
-            match byte {
-                b'\n' if after_cr => {
-                    let line = buf.get(self.line..self.at - 1).unwrap_or_default();
-                    self.line = self.at + 1;
-                    match (line.is_empty(), self.lines) {
-                        // Empty lines before a request are leftovers of the one before.
-                        (true, 0) => {}
-                        (true, _) => return Ok(Some(self.line)),
-                        (false, 0) => check_request_line(line)?,
-                        (false, _) => check_field(line)?,
-                    }
-                    self.lines += usize::from(!line.is_empty());
-                    if self.lines > MAX_HEADERS + 1 {
-                        return Err(too_large(format!("The request has more than {MAX_HEADERS} header lines.")));
-                    }
-                }
-                b'\n' => {
-                    return Err(ApiError::bad_request("A line of the request head ends with LF and not with CR LF."));
-                }
-                _ if after_cr => {
-                    return Err(ApiError::bad_request("The request head has a CR without an LF after it."));
-                }
-                b'\r' | b'\t' => {}
-                byte if byte.is_ascii_control() => {
-                    return Err(ApiError::bad_request("The request head has a control character in it."));
-                }
-                _ => {}
-            }
-            after_cr = byte == b'\r';
-            self.at += 1;
-        }
-        if self.at >= MAX_HEAD_BYTES {
-            return Err(too_large(format!("The request head is larger than {MAX_HEAD_BYTES} bytes.")));
-        }
-        Ok(None)
-    }
-}
-
-fn too_large(message: String) -> ApiError {
-    ApiError::http(431, "head_too_large", message)
-}
-
-fn check_request_line(line: &[u8]) -> Result<(), ApiError> {
-    match line.rsplit(|byte| *byte == b' ').next() {
-        Some(b"HTTP/1.1" | b"HTTP/1.0") => Ok(()),
-        Some(version) if version.starts_with(b"HTTP/") => {
-            Err(ApiError::http(505, "http_version", "This server speaks HTTP/1.1 and HTTP/1.0 only."))
-        }
-        _ => Err(ApiError::bad_request("The request line does not end with an HTTP version.")),
-    }
-}
-
-/// `httparse` trims values; where the end of the request depends on one, it has to be exact.
-fn check_field(line: &[u8]) -> Result<(), ApiError> {
-    let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
-    let (name, value) = line.split_at(colon);
-    let value = value.strip_prefix(b":").unwrap_or(value);
-    let value = value.strip_prefix(b" ").unwrap_or(value);
-    let framing = name.eq_ignore_ascii_case(b"content-length") || name.eq_ignore_ascii_case(b"transfer-encoding");
-    if framing && value.trim_ascii() != value {
-        return Err(ApiError::bad_request("Content-Length and Transfer-Encoding must not be padded."));
-    }
-    Ok(())
-}
-
 impl Head {
-    /// Parses what [`Scan`] has found to be a whole head.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, ApiError> {
+    /// The head with which `bytes` begins, and its length. `None`: it is not complete yet, and right as far as it goes.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, ApiError> {
+        let bytes = bytes.get(..MAX_HEAD_BYTES).unwrap_or(bytes);
         let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut headers);
-        let malformed = |what: &str| ApiError::bad_request(format!("The request head is malformed: {what}."));
-        match request.parse(bytes) {
-            Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
-            Ok(_) => return Err(malformed("its end is unclear")),
-            Err(error) => return Err(malformed(&error.to_string())),
+        let status = request.parse(bytes).map_err(|error| refuse(error, bytes))?;
+        let head = if let Status::Complete(length) = status { bytes.get(..length).unwrap_or(bytes) } else { bytes };
+        if head.split_inclusive(|byte| *byte == b'\n').any(|line| line.ends_with(b"\n") && !line.ends_with(b"\r\n")) {
+            return Err(ApiError::bad_request("A line of the request head ends with LF and not with CR LF."));
         }
-        let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
-            return Err(malformed("incomplete request line"));
+        let (Status::Complete(length), Some(method), Some(target), Some(version)) =
+            (status, request.method, request.path, request.version)
+        else {
+            let full = bytes.len() == MAX_HEAD_BYTES;
+            return if full { Err(too_large(format!("is larger than {MAX_HEAD_BYTES} bytes"))) } else { Ok(None) };
         };
+        check_padding(head, request.headers)?;
         let method = Method::from_str(method).map_err(|()| malformed("invalid method"))?;
-        let (path, query) = split_target(target, &method)?;
+        let path = path_of(target, &method)?;
         let headers = request.headers.iter();
         let headers = headers.map(|h| (h.name.to_owned(), String::from_utf8_lossy(h.value).into_owned())).collect();
-        let mut head = Self {
-            method,
-            path,
-            query,
-            version: HTTPVersion(1, version),
-            headers,
-            framing: Framing::Length(0),
-            expects_continue: false,
-            keep_alive: false,
-        };
+        let version = HTTPVersion(1, version);
+        let (framing, expects_continue, keep_alive) = (Framing::Length(0), false, false);
+        let mut head = Self { method, path, version, headers, framing, expects_continue, keep_alive };
         head.framing = head.find_framing()?;
         head.check_host()?;
         head.expects_continue = head.find_expectation()?;
-        head.keep_alive = match head.version {
-            HTTPVersion(1, 1) => !head.connection_has("close"),
-            _ => head.connection_has("keep-alive") && !head.connection_has("close"),
-        };
-        Ok(head)
+        head.keep_alive = !head.connection_has("close") && (head.is_1_1() || head.connection_has("keep-alive"));
+        Ok(Some((head, length)))
     }
 
-    /// The verb.
-    pub fn method(&self) -> &Method {
-        &self.method
-    }
-
-    /// The path as it was sent, percent-encoding and all, without the query.
-    pub fn path(&self) -> &str {
-        &self.path
-    }
-
-    /// What follows the first `?` of the target.
-    pub fn query(&self) -> Option<&str> {
-        self.query.as_deref()
-    }
-
-    /// 1.1 or 1.0.
-    pub fn version(&self) -> &HTTPVersion {
-        &self.version
+    /// Whether the client speaks HTTP/1.1, and not 1.0.
+    pub(super) fn is_1_1(&self) -> bool {
+        self.version == (1, 1)
     }
 
     /// The first header of this name, in any case of the letters; bytes that are not UTF-8 are U+FFFD.
@@ -196,71 +100,83 @@ impl Head {
     }
 
     fn find_framing(&self) -> Result<Framing, ApiError> {
-        let (mut lengths, mut codings) = (self.all("content-length"), self.all("transfer-encoding"));
-        let refuse = |message: &str| Err(ApiError::bad_request(message));
-        match (lengths.next(), codings.next()) {
-            (None, None) => Ok(Framing::Length(0)),
-            (Some(_), Some(_)) => refuse("Content-Length and Transfer-Encoding exclude each other."),
-            (Some(length), None) => {
-                if lengths.next().is_some() {
-                    refuse("The request has more than one Content-Length.")
-                } else if length.is_empty() || !length.bytes().all(|byte| byte.is_ascii_digit()) {
-                    refuse("Content-Length is not a number.")
-                } else {
-                    // More digits than a u64 holds is too large in any case.
-                    Ok(Framing::Length(length.parse().unwrap_or(u64::MAX)))
-                }
+        let lengths: Vec<&str> = self.all("content-length").collect();
+        let codings: Vec<&str> = self.all("transfer-encoding").collect();
+        match (lengths.as_slice(), codings.as_slice()) {
+            ([], []) => Ok(Framing::Length(0)),
+            // More digits than a u64 holds is too large in any case.
+            ([length], []) if !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Ok(Framing::Length(length.parse().unwrap_or(u64::MAX)))
             }
-            (None, Some(coding)) => {
-                if self.version == (1, 0) {
-                    refuse("Transfer-Encoding does not exist in HTTP/1.0.")
-                } else if codings.next().is_some() || !coding.eq_ignore_ascii_case("chunked") {
-                    refuse("`chunked`, once, is the only Transfer-Encoding here.")
-                } else {
-                    Ok(Framing::Chunked)
-                }
+            ([], [coding]) if self.is_1_1() && coding.eq_ignore_ascii_case("chunked") => Ok(Framing::Chunked),
+            (_, []) => Err(ApiError::bad_request("Content-Length has to be one number.")),
+            ([], _) => {
+                Err(ApiError::bad_request("`chunked`, once and in HTTP/1.1, is the only Transfer-Encoding here."))
             }
+            _ => Err(ApiError::bad_request("Content-Length and Transfer-Encoding exclude each other.")),
         }
     }
 
     fn check_host(&self) -> Result<(), ApiError> {
-        let mut hosts = self.all("host");
-        match hosts.next() {
-            None if self.version == (1, 0) => Ok(()),
-            None => Err(ApiError::bad_request("The request has no Host.")),
-            Some(_) if hosts.next().is_some() => Err(ApiError::bad_request("The request has more than one Host.")),
-            Some(host) if host.contains([' ', '\t', ',', '/', '@', '?', '#', '\\']) => {
-                Err(ApiError::bad_request("Host is not the name of a host."))
-            }
-            Some(_) => Ok(()),
+        match self.all("host").collect::<Vec<_>>().as_slice() {
+            [] if !self.is_1_1() => Ok(()),
+            [host] if !host.contains([' ', '\t', ',', '/', '@', '?', '#', '\\']) => Ok(()),
+            _ => Err(ApiError::bad_request("The request needs one Host, the name of a host.")),
         }
     }
 
     fn find_expectation(&self) -> Result<bool, ApiError> {
         match self.header("expect") {
             None => Ok(false),
-            Some(value) if value.eq_ignore_ascii_case("100-continue") => Ok(self.version == (1, 1)),
+            Some(value) if value.eq_ignore_ascii_case("100-continue") => Ok(self.is_1_1()),
             Some(_) => Err(ApiError::http(417, "expectation_failed", "`100-continue` is the only Expect here.")),
         }
     }
 }
 
-/// Path and query of a target in origin form (`/x?y`), absolute form (`http://host/x?y`) or, for OPTIONS, `*`.
-fn split_target(target: &str, method: &Method) -> Result<(String, Option<String>), ApiError> {
+/// What `httparse` cannot go on with.
+fn refuse(error: httparse::Error, bytes: &[u8]) -> ApiError {
+    match error {
+        httparse::Error::TooManyHeaders => too_large(format!("has more than {MAX_HEADERS} header lines")),
+        httparse::Error::Version if bytes.windows(6).any(|window| window == b" HTTP/") => {
+            ApiError::http(505, "http_version", "This server speaks HTTP/1.1 and HTTP/1.0 only.")
+        }
+        error => malformed(&error.to_string()),
+    }
+}
+
+fn malformed(what: &str) -> ApiError {
+    ApiError::bad_request(format!("The request head is malformed: {what}."))
+}
+
+fn too_large(how: String) -> ApiError {
+    ApiError::http(431, "head_too_large", format!("The request head {how}."))
+}
+
+/// `httparse` trims values; where the end of the request depends on one, it has to be exact.
+fn check_padding(head: &[u8], headers: &[httparse::Header<'_>]) -> Result<(), ApiError> {
+    let lines = head.split(|byte| *byte == b'\n').filter(|line| *line != b"\r").skip(1);
+    for (header, line) in headers.iter().zip(lines) {
+        let framing = ["content-length", "transfer-encoding"].iter().any(|name| name.eq_ignore_ascii_case(header.name));
+        let written = |separator: &[u8]| [header.name.as_bytes(), separator, header.value, b"\r"].concat() == line;
+        if framing && !written(b":") && !written(b": ") {
+            return Err(ApiError::bad_request("Content-Length and Transfer-Encoding must not be padded."));
+        }
+    }
+    Ok(())
+}
+
+/// The path of a target in origin form (`/x?y`), absolute form (`http://host/x?y`) or, for OPTIONS, `*`.
+fn path_of(target: &str, method: &Method) -> Result<String, ApiError> {
     let authority = ["http://", "https://"].iter().find_map(|scheme| {
         let (start, rest) = target.split_at_checked(scheme.len())?;
         start.eq_ignore_ascii_case(scheme).then_some(rest)
     });
-    let origin = match authority {
-        Some(rest) => rest.find(['/', '?']).map_or("/", |slash| rest.get(slash..).unwrap_or("/")),
-        None => target,
-    };
-    let (path, query) = origin.split_once('?').map_or((origin, None), |(path, query)| (path, Some(query)));
-    let path = if path.is_empty() && authority.is_some() { "/" } else { path };
-    if path.starts_with('/') || (path == "*" && *method == Method::Options) {
-        Ok((path.to_owned(), query.map(str::to_owned)))
-    } else {
-        Err(ApiError::bad_request("The request target is not a path."))
+    let origin = authority.map_or(target, |rest| rest.find(['/', '?']).and_then(|at| rest.get(at..)).unwrap_or("/"));
+    match origin.split('?').next().unwrap_or_default() {
+        "" if authority.is_some() => Ok("/".to_owned()),
+        path if path.starts_with('/') || (path == "*" && *method == Method::Options) => Ok(path.to_owned()),
+        _ => Err(ApiError::bad_request("The request target is not a path.")),
     }
 }
 
@@ -269,25 +185,20 @@ mod tests {
     use super::*;
 
     fn head(text: &str) -> Result<Head, ApiError> {
-        let mut scan = Scan::default();
-        match scan.advance(text.as_bytes())? {
-            Some(length) => Head::parse(&text.as_bytes()[..length]),
-            None => panic!("not complete: {text:?}"),
-        }
+        Ok(Head::parse(text.as_bytes())?.unwrap_or_else(|| panic!("not complete: {text:?}")).0)
     }
 
     #[test]
     fn a_usual_head() {
         let head = head("POST /v1/x?a=b?c HTTP/1.1\r\nHost: h\r\nX-A:  1 \r\ncontent-length: 5\r\n\r\nhello").unwrap();
-        assert_eq!((head.method(), head.path(), head.query()), (&Method::Post, "/v1/x", Some("a=b?c")));
+        assert_eq!((&head.method, head.path.as_str()), (&Method::Post, "/v1/x"));
         assert_eq!((head.header("x-a"), head.header("x-b")), (Some("1"), None));
         assert_eq!((head.framing, head.keep_alive, head.expects_continue), (Framing::Length(5), true, false));
     }
 
     #[test]
     fn targets() {
-        let path =
-            |target: &str| head(&format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n")).map(|h| h.path().to_owned());
+        let path = |target: &str| head(&format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n")).map(|head| head.path);
         assert_eq!(path("/a%2fb/../c").unwrap(), "/a%2fb/../c");
         assert_eq!(path("http://h:1/v1/models?x").unwrap(), "/v1/models");
         assert_eq!(path("HTTPS://h").unwrap(), "/");
@@ -321,15 +232,14 @@ mod tests {
     }
 
     #[test]
-    fn heads_are_bounded_and_scanned_in_any_pieces() {
-        let text = format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "X: y\r\n".repeat(MAX_HEADERS - 1));
-        let mut scan = Scan::default();
-        for length in 0..text.len() {
-            assert_eq!(scan.advance(&text.as_bytes()[..length]), Ok(None));
-        }
-        assert_eq!(scan.advance(text.as_bytes()), Ok(Some(text.len())));
+    fn heads_are_bounded_and_may_come_in_any_pieces() {
+        let text = format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\nnext\n", "X: y\r\n".repeat(MAX_HEADERS - 1));
+        let end = text.find("next").unwrap();
+        let found = |length: usize| Head::parse(&text.as_bytes()[..length]).unwrap().map(|(_, length)| length);
+        assert!((0..end).all(|length| found(length).is_none()));
+        assert_eq!((found(end), found(text.len())), (Some(end), Some(end)));
         let long = format!("GET / HTTP/1.1\r\nX: {}", "y".repeat(MAX_HEAD_BYTES));
-        assert_eq!(Scan::default().advance(long.as_bytes()).unwrap_err().status, 431);
+        assert_eq!(Head::parse(long.as_bytes()).unwrap_err().status, 431);
     }
 
     #[test]

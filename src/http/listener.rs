@@ -1,28 +1,28 @@
-//! Sockets that accept, the table of what they have accepted, and how all of it ends.
+//! Sockets that accept, and how a server ends.
 //!
-//! Accepting never ends because of an error, and never waits for a client: who is above the limit is answered and
-//! handed to the watcher in the same moment.
+//! Accepting never ends because of an error, and never waits for a client: who is above the limit is answered at once.
 
-use std::collections::HashMap;
 use std::fs::{self, File, Permissions};
 use std::io;
+use std::iter::once;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use crossbeam_channel::Receiver;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use rustix::process::{Resource, getrlimit};
 
-use super::connection::{Connection, Wake, wait};
-use super::watcher::Watcher;
-use super::{Limits, Response, Service, fresh_id};
+use super::connection::wait;
+use super::respond::refusal;
+use super::watcher::Shared;
+use super::{Limits, Service};
 use crate::api::error::ApiError;
 use crate::deadline::CancelCause;
 use crate::threads;
@@ -46,104 +46,9 @@ pub struct Listener {
 pub struct Server {
     shared: Arc<Shared>,
     address: SocketAddr,
-    accepting: Mutex<Option<JoinHandle<()>>>,
-    watching: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// What all threads of a server have in common.
-pub(super) struct Shared {
-    pub(super) limits: Limits,
-    pub(super) watcher: Arc<Watcher>,
-    /// Bytes of all bodies that exist.
-    pub(super) bodies: Arc<AtomicUsize>,
-    /// Readable from the begin of draining on, and never read.
-    pub(super) drain: OwnedFd,
-    table: Arc<Table>,
-}
-
-/// The open connections.
-#[derive(Default)]
-struct Table {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    open: HashMap<u64, Weak<Peer>>,
-    last: u64,
-    draining: bool,
-}
-
-/// An accepted connection. It counts as open until its last holder, a connection thread or the watcher, drops it.
-pub(super) struct Peer {
-    pub(super) socket: OwnedFd,
-    /// `None`: it was refused and counts nowhere.
-    place: Option<(u64, Arc<Table>)>,
-}
-
-impl Peer {
-    pub(super) fn is_refused(&self) -> bool {
-        self.place.is_none()
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        if let Some((id, table)) = &self.place {
-            table.state().open.remove(id);
-            table.changed.notify_all();
-        }
-    }
-}
-
-impl Table {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until no connection is open; gives how many are left at `deadline`.
-    fn wait_empty(&self, deadline: Instant) -> usize {
-        let mut state = self.state();
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if state.open.is_empty() || left.is_zero() {
-                return state.open.len();
-            }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-}
-
-impl Shared {
-    pub(super) fn is_draining(&self) -> bool {
-        self.table.state().draining
-    }
-
-    /// Makes a connection an open one, or a refused one when there are enough.
-    fn admit(&self, socket: OwnedFd) -> Arc<Peer> {
-        let mut state = self.table.state();
-        if state.open.len() >= self.limits.max_connections {
-            return Arc::new(Peer { socket, place: None });
-        }
-        state.last += 1;
-        let id = state.last;
-        let peer = Arc::new(Peer { socket, place: Some((id, Arc::clone(&self.table))) });
-        state.open.insert(id, Arc::downgrade(&peer));
-        peer
-    }
-
-    /// Says no, at once.
-    fn refuse(&self, peer: Arc<Peer>, message: String) {
-        let error = ApiError::busy("too_many_connections", message, Duration::from_secs(1));
-        let id = fresh_id();
-        log::debug!("request={id} status={} refused: {}", error.status, error.message);
-        if let Ok(answer) = Response::error(&error).render(&id, Some("close"), false)
-            && rustix::net::send(&peer.socket, &answer, SendFlags::NOSIGNAL).is_ok()
-        {
-            self.watcher.linger(peer);
-        }
-    }
+    ended: Receiver<()>,
+    accepting: Option<JoinHandle<()>>,
+    watching: Option<JoinHandle<()>>,
 }
 
 impl Listener {
@@ -177,46 +82,31 @@ impl Listener {
     /// # Errors
     /// The system has no thread or descriptor to give.
     pub fn start(self, service: Arc<dyn Service>) -> io::Result<Server> {
-        let watcher = Arc::new(Watcher::new()?);
-        let shared = Arc::new(Shared {
-            limits: self.limits.clone(),
-            watcher: Arc::clone(&watcher),
-            bodies: Arc::default(),
-            drain: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-            table: Arc::default(),
-        });
+        let (shared, ended) = Shared::new(self.limits.clone())?;
         // Complete from the first thread on, so that an error below ends what runs.
-        let server = Server {
-            shared: Arc::clone(&shared),
-            address: self.address,
-            accepting: Mutex::default(),
-            watching: Mutex::default(),
-        };
-        *lock(&server.watching) = Some(threads::spawn("http-watch", move || watcher.run())?);
-        *lock(&server.accepting) = Some(threads::spawn("http-accept", move || self.accept(&shared, &service))?);
+        let mut server =
+            Server { shared: Arc::clone(&shared), address: self.address, ended, accepting: None, watching: None };
+        let watching = Arc::clone(&shared);
+        server.watching = Some(threads::spawn("http-watch", move || watching.watch())?);
+        server.accepting = Some(threads::spawn("http-accept", move || self.accept(&shared, &service))?);
         Ok(server)
     }
 
     fn accept(self, shared: &Arc<Shared>, service: &Arc<dyn Service>) {
+        let sockets: Vec<&OwnedFd> = once(&self.tcp).chain(self.unix.as_ref().map(|unix| &unix.socket)).collect();
         let mut backoff = Duration::ZERO;
-        let sockets: Vec<&OwnedFd> =
-            [Some(&self.tcp), self.unix.as_ref().map(|unix| &unix.socket)].into_iter().flatten().collect();
-        loop {
-            let mut fds: Vec<PollFd<'_>> = sockets.iter().map(|fd| PollFd::new(*fd, PollFlags::IN)).collect();
-            fds.push(PollFd::new(&shared.drain, PollFlags::IN));
-            let mut result = poll(&mut fds, None::<&Timespec>).map(drop);
-            let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-            if shared.is_draining() {
-                return;
-            }
-            for (socket, _) in sockets.iter().zip(ready).filter(|(_, ready)| *ready) {
-                match rustix::net::accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-                    Ok(accepted) => serve(accepted, shared, service),
-                    Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
-                    Err(error) => result = Err(error),
-                }
-            }
-            match result {
+        while !shared.is_draining() {
+            let awaited = sockets.iter().copied().chain(once(&shared.drain));
+            let mut awaited: Vec<PollFd<'_>> = awaited.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+            let accept =
+                |socket: &&OwnedFd| rustix::net::accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
+            let accepted = poll(&mut awaited, None).and_then(|_| {
+                sockets.iter().try_for_each(|socket| match accept(socket) {
+                    Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(()),
+                    accepted => accepted.map(|socket| serve(Arc::new(socket), shared, service)),
+                })
+            });
+            match accepted {
                 Ok(()) | Err(Errno::INTR) => backoff = Duration::ZERO,
                 Err(error) => {
                     if backoff.is_zero() {
@@ -224,7 +114,7 @@ impl Listener {
                     }
                     backoff = (backoff * 2).clamp(Duration::from_millis(10), MAX_BACKOFF);
                     // Sleeps unless draining begins.
-                    let _: io::Result<Wake> = wait(&shared.drain, PollFlags::IN, backoff, None);
+                    let _ = wait(&shared.drain, PollFlags::IN, backoff, None);
                 }
             }
         }
@@ -232,19 +122,28 @@ impl Listener {
 }
 
 /// Gives a connection its thread.
-fn serve(socket: OwnedFd, shared: &Arc<Shared>, service: &Arc<dyn Service>) {
+fn serve(socket: Arc<OwnedFd>, shared: &Arc<Shared>, service: &Arc<dyn Service>) {
     // Fails on a Unix socket, which does not need it.
     let _ = sockopt::set_tcp_nodelay(&socket, true);
-    let peer = shared.admit(socket);
-    if peer.is_refused() {
-        let limit = shared.limits.max_connections;
-        return shared.refuse(peer, format!("{limit} connections are open (PROXY_MAX_CONNECTIONS)."));
+    let refuse = |message: String| {
+        let error = ApiError::busy("too_many_connections", message, Duration::from_secs(1));
+        let _ = rustix::net::send(&socket, &refusal(&error, log::Level::Debug), SendFlags::NOSIGNAL);
+    };
+    let admission = shared.admit(&socket);
+    if admission.as_ref().is_none_or(|(_, refused)| *refused) {
+        refuse(format!("{} connections are open (PROXY_MAX_CONNECTIONS).", shared.limits.max_connections));
     }
-    let connection = Connection::new(Arc::clone(&peer), Arc::clone(shared));
+    let Some((connection, refused)) = admission else { return };
     let service = Arc::clone(service);
-    if let Err(error) = threads::spawn("http-conn", move || connection.run(&*service)) {
+    let started = threads::spawn("http-conn", move || match refused {
+        true => connection.linger(),
+        false => connection.run(&*service),
+    });
+    if let Err(error) = started {
         log::error!("no thread for a connection: {error}");
-        shared.refuse(peer, "The system has no thread for this connection.".to_owned());
+        if !refused {
+            refuse("The system has no thread for this connection.".to_owned());
+        }
     }
 }
 
@@ -256,41 +155,35 @@ impl Server {
 
     /// Connections that are open now.
     pub fn connections(&self) -> usize {
-        self.shared.table.state().open.len()
+        self.shared.connections()
     }
 
     /// Stops accepting and closes connections without a request. Running requests go on; their answers say
     /// `Connection: close`. A request whose head is complete only now gets a 503.
-    pub fn drain(&self) {
-        self.shared.table.state().draining = true;
-        // The counter never overflows.
-        let _ = rustix::io::write(&self.shared.drain, &1_u64.to_ne_bytes());
-        join(&self.accepting);
+    pub fn drain(&mut self) {
+        self.shared.begin_draining();
+        join(&mut self.accepting);
     }
 
-    /// Tells running requests that watch their clients, and all that come later, to stop.
+    /// Disconnected once no connection is left after [`Server::drain`].
+    pub fn ended(&self) -> &Receiver<()> {
+        &self.ended
+    }
+
+    /// Tells running requests that watch their clients, and later ones on the connections that are open, to stop.
     pub fn cancel_all(&self, cause: CancelCause) {
-        self.shared.watcher.cancel_all(cause);
-    }
-
-    /// After [`Server::drain`]: waits for connections to end; gives how many are still open at `deadline`.
-    pub fn join(&self, deadline: Instant) -> usize {
-        self.shared.table.wait_empty(deadline)
+        self.shared.cancel_all(cause);
     }
 
     /// Ends everything: cuts off the connections that are left, waits up to a second for their threads and stops
     /// watching. Gives how many of them do not react.
-    pub fn close(&self) -> usize {
+    pub fn close(&mut self) -> usize {
         self.drain();
-        // Peers must not be dropped under the lock: that takes it again.
-        let open: Vec<Arc<Peer>> = self.shared.table.state().open.values().filter_map(Weak::upgrade).collect();
-        for peer in open {
-            let _ = rustix::net::shutdown(&peer.socket, Shutdown::Both);
-        }
-        let left = self.join(Instant::now() + Duration::from_secs(1));
-        self.shared.watcher.stop();
-        join(&self.watching);
-        left
+        self.shared.cut_off();
+        let _ = self.ended.recv_timeout(Duration::from_secs(1));
+        self.shared.stop();
+        join(&mut self.watching);
+        self.connections()
     }
 }
 
@@ -300,14 +193,8 @@ impl Drop for Server {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn join(thread: &Mutex<Option<JoinHandle<()>>>) {
-    if let Some(thread) = lock(thread).take()
-        && thread.join().is_err()
-    {
+fn join(thread: &mut Option<JoinHandle<()>>) {
+    if thread.take().is_some_and(|thread| thread.join().is_err()) {
         log::error!("a thread of the HTTP server has panicked");
     }
 }

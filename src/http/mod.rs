@@ -6,7 +6,8 @@
 //! none of that can be repaired from outside of it.
 //!
 //! What holds here:
-//! - A connection is one thread from accept to close; there are at most [`Limits::max_connections`] of them.
+//! - A connection is one thread from accept to close; there are at most [`Limits::max_connections`] of them, and 64 that
+//!   only see a refusal through.
 //! - Sockets never block. Each wait is a `poll` with what is left of the deadline of its *phase* (idle, head, body, one
 //!   piece of an answer), so dripping bytes buys nobody time.
 //! - Any doubt about where a request ends is a 400, and the connection closes.
@@ -32,14 +33,14 @@ mod respond;
 pub mod route;
 mod serve_turn;
 pub mod service;
-pub mod sse;
+mod sse;
 mod watcher;
 
 pub use body::Body;
 pub use exchange::Exchange;
 pub use head::{Head, MAX_HEAD_BYTES, MAX_HEADERS};
 pub use listener::{Listener, Server};
-pub use respond::Response;
+pub use respond::{Header, Response};
 
 /// What clients may take. The durations are absolute limits of a phase, not of a single read.
 #[derive(Clone, Debug)]
@@ -58,20 +59,6 @@ pub struct Limits {
     pub write: Duration,
     /// Between two requests on one connection.
     pub idle: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_connections: 512,
-            max_body_bytes: 16 << 20,
-            bodies_total_bytes: 64 << 20,
-            head: Duration::from_secs(10),
-            body: Duration::from_secs(30),
-            write: Duration::from_secs(30),
-            idle: Duration::from_secs(75),
-        }
-    }
 }
 
 /// What answers requests. Called on the thread of the connection, many at once.

@@ -4,16 +4,20 @@ use std::io;
 
 use tiny_http::StatusCode;
 
+use super::fresh_id;
 use crate::api::error::ApiError;
 
 /// Headers that follow from the framing and are never a caller's.
 const MANAGED: [&str; 4] = ["connection", "content-length", "transfer-encoding", "x-request-id"];
 
+/// Name and value of a header.
+pub type Header = (&'static str, String);
+
 /// A whole answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Response {
     pub(super) status: u16,
-    pub(super) headers: Vec<(String, String)>,
+    pub(super) headers: Vec<Header>,
     pub(super) body: Vec<u8>,
 }
 
@@ -41,8 +45,8 @@ impl Response {
     }
 
     /// Adds a header. Framing, `Connection` and `x-request-id` are added when the answer is written.
-    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.headers.push((name.into(), value.into()));
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
         self
     }
 
@@ -52,72 +56,47 @@ impl Response {
         self
     }
 
-    /// The whole answer as bytes, its body left out for HEAD.
-    pub(super) fn render(&self, request_id: &str, connection: Option<&str>, is_head: bool) -> io::Result<Vec<u8>> {
-        let headers = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let bare = self.status == 204 || self.status == 304;
-        let length = if bare { Length::None } else { Length::Known(self.body.len()) };
-        let mut out = render_head(self.status, headers, length, request_id, connection)?;
-        if !bare && !is_head {
-            out.extend_from_slice(&self.body);
-        }
-        Ok(out)
+    /// The length to announce. `None`: this status has no body.
+    pub(super) fn length(&self) -> Option<String> {
+        (self.status != 204).then(|| self.body.len().to_string())
     }
 }
 
-/// How the client finds the end of an answer.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Length {
-    /// There is no body, or it ends with the connection.
-    None,
-    /// So many bytes.
-    Known(usize),
-    /// Chunks.
-    Chunked,
+/// The whole answer to what cannot be served, after which the connection closes; the log gets a line about it.
+pub(super) fn refusal(error: &ApiError, level: log::Level) -> Vec<u8> {
+    let id = fresh_id();
+    log::log!(level, "request={id} status={} refused: {}", error.status, error.message);
+    let response = Response::error(error);
+    let length = response.length().map(|length| ("content-length", length));
+    let managed: Vec<Header> =
+        length.into_iter().chain([("x-request-id", id), ("connection", "close".to_owned())]).collect();
+    // The headers of an error can always be sent.
+    let mut out = render_head(error.status, &response.headers, &managed).unwrap_or_default();
+    out.extend_from_slice(&response.body);
+    out
 }
 
-/// The head of an answer; `connection` is the value of that header, if it is needed.
-pub(super) fn render_head<'a>(
-    status: u16,
-    headers: impl Iterator<Item = (&'a str, &'a str)>,
-    length: Length,
-    request_id: &str,
-    connection: Option<&str>,
-) -> io::Result<Vec<u8>> {
+/// The head of an answer. The `managed` headers follow from the request and the framing, `headers` are all others.
+pub(super) fn render_head(status: u16, headers: &[Header], managed: &[Header]) -> io::Result<Vec<u8>> {
+    let refused = |name: &str| {
+        io::Error::new(io::ErrorKind::InvalidInput, format!("the response header {name:?} may not be sent so"))
+    };
+    if let Some((name, _)) = headers.iter().find(|(name, _)| MANAGED.iter().any(|one| one.eq_ignore_ascii_case(name))) {
+        return Err(refused(name));
+    }
     let mut out = format!("HTTP/1.1 {status:03} {}\r\n", StatusCode(status).default_reason_phrase()).into_bytes();
-    for (name, value) in headers {
-        if MANAGED.iter().any(|managed| managed.eq_ignore_ascii_case(name)) {
+    for (name, value) in headers.iter().chain(managed) {
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        let split = value.bytes().any(|byte| byte != b'\t' && byte.is_ascii_control());
+        if name.is_empty() || !name.bytes().all(token) || split {
             return Err(refused(name));
         }
-        push(&mut out, name, value)?;
-    }
-    push(&mut out, "x-request-id", request_id)?;
-    match length {
-        Length::None => {}
-        Length::Known(length) => push(&mut out, "content-length", &length.to_string())?,
-        Length::Chunked => push(&mut out, "transfer-encoding", "chunked")?,
-    }
-    if let Some(value) = connection {
-        push(&mut out, "connection", value)?;
+        for part in [name, ": ", value, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
     }
     out.extend_from_slice(b"\r\n");
     Ok(out)
-}
-
-fn push(out: &mut Vec<u8>, name: &str, value: &str) -> io::Result<()> {
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if name.is_empty() || !name.bytes().all(token) || value.bytes().any(|byte| byte != b'\t' && byte.is_ascii_control())
-    {
-        return Err(refused(name));
-    }
-    for part in [name, ": ", value, "\r\n"] {
-        out.extend_from_slice(part.as_bytes());
-    }
-    Ok(())
-}
-
-fn refused(name: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, format!("the response header {name:?} may not be sent so"))
 }
 
 #[cfg(test)]
@@ -126,26 +105,36 @@ mod tests {
 
     use super::*;
 
-    fn text(response: &Response, is_head: bool) -> String {
-        String::from_utf8(response.render("id", Some("close"), is_head).unwrap()).unwrap()
+    fn head(response: &Response, id: &str) -> io::Result<String> {
+        let managed = [("x-request-id", id.to_owned()), ("content-length", "2".to_owned())];
+        Ok(String::from_utf8(render_head(response.status, &response.headers, &managed)?).unwrap())
     }
 
     #[test]
-    fn a_whole_answer() {
+    fn the_head_of_an_answer() {
         let answer = Response::json(200, "{}").header("x-a", "b");
-        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-a: b\r\nx-request-id: id\r\n\
-                    content-length: 2\r\nconnection: close\r\n\r\n";
-        assert_eq!(text(&answer, false), format!("{head}{{}}"));
-        assert_eq!(text(&answer, true), head);
-        assert!(!text(&Response::new(204), false).contains("content-length"));
+        let text = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-a: b\r\nx-request-id: id\r\n\
+                    content-length: 2\r\n\r\n";
+        assert_eq!(head(&answer, "id").unwrap(), text);
+        assert_eq!((answer.length().as_deref(), Response::new(204).length()), (Some("2"), None));
+    }
+
+    #[test]
+    fn a_refusal_is_a_whole_answer() {
+        let text = String::from_utf8(refusal(&ApiError::bad_request("no"), log::Level::Debug)).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\n") && head.contains("\r\nx-request-id: "), "{head}");
+        assert!(head.contains(&format!("\r\ncontent-length: {}\r\n", body.len())), "{head}");
+        assert!(head.ends_with("\r\nconnection: close"), "{head}");
+        assert_eq!(body, ApiError::bad_request("no").to_json());
     }
 
     #[test]
     fn errors_tell_when_to_retry() {
-        let answer = text(&Response::error(&ApiError::busy("x", "y", Duration::from_millis(1))), false);
+        let answer = head(&Response::error(&ApiError::busy("x", "y", Duration::from_millis(1))), "id").unwrap();
         assert!(answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
         let error = ApiError { should_retry: Some(false), ..ApiError::wrong_key() };
-        assert!(text(&Response::error(&error), false).contains("\r\nx-should-retry: false\r\n"));
+        assert!(head(&Response::error(&error), "id").unwrap().contains("\r\nx-should-retry: false\r\n"));
     }
 
     #[test]
@@ -161,8 +150,8 @@ mod tests {
             ("Content-Length", "1"),
             ("transfer-encoding", "chunked"),
         ] {
-            assert!(Response::new(200).header(name, value).render("id", None, false).is_err(), "{name:?} {value:?}");
+            assert!(head(&Response::new(200).header(name, value), "id").is_err(), "{name:?} {value:?}");
         }
-        assert!(Response::new(200).render("a\r\nb", None, false).is_err());
+        assert!(head(&Response::new(200), "a\r\nb").is_err());
     }
 }

@@ -84,7 +84,7 @@ impl Route {
     /// # Errors
     /// The answer to give instead: 404, or 405 with `Allow`.
     pub fn find(head: &Head) -> Result<Self, Response> {
-        Self::resolve(head.method(), head.path())
+        Self::resolve(&head.method, &head.path)
     }
 
     fn resolve(method: &Method, path: &str) -> Result<Self, Response> {
@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(Route::resolve(&Method::Post, "/v1/chat/completions"), Ok(Route::ChatCompletions));
         let wrong = Route::resolve(&Method::Get, "/v1/chat/completions").unwrap_err();
         assert_eq!(wrong.status, 405);
-        assert!(wrong.headers.contains(&("allow".to_owned(), "POST".to_owned())));
+        assert!(wrong.headers.contains(&("allow", "POST".to_owned())));
         assert_eq!(Route::resolve(&Method::Delete, "/v1/models").unwrap_err().status, 405);
         assert_eq!(Route::resolve(&Method::Get, "/nothing").unwrap_err().status, 404);
     }

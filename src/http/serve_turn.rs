@@ -5,7 +5,6 @@ use std::io;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::service::{App, Record};
-use super::sse::EVENT_STREAM;
 use super::{Exchange, Response, fresh_id};
 use crate::api::cut::Cutter;
 use crate::api::error::ApiError;
@@ -217,7 +216,7 @@ impl Answer<'_, '_> {
         }
         if !self.opened {
             self.opened = true;
-            self.exchange.start_stream(200, &EVENT_STREAM)?;
+            self.exchange.start_stream()?;
         }
         let result = self.exchange.write(&self.out);
         self.out.clear();

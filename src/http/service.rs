@@ -122,7 +122,7 @@ impl App {
                 })
             }
             Route::Response(id) => {
-                let answer = if *exchange.head().method() == Method::Delete {
+                let answer = if exchange.head().method == Method::Delete {
                     self.store().delete(owner, &id, self.clock())
                 } else {
                     let mut store = self.store();
@@ -134,7 +134,7 @@ impl App {
     }
 
     fn count(&self, exchange: &Exchange<'_>, record: &Record) {
-        let route = Route::of(exchange.head().path()).map_or("none", |route| route.name());
+        let route = Route::of(&exchange.head().path).map_or("none", |route| route.name());
         let first = record.first.map(|first| first.duration_since(exchange.started()));
         let usage = record.tokens.map(|spent| spent.usage).unwrap_or_default();
         self.metrics.count(route, exchange.status().unwrap_or(0), exchange.started().elapsed(), first, usage);
@@ -222,8 +222,8 @@ fn log_request(exchange: &Exchange<'_>, record: &Record) {
     let head = exchange.head();
     // What a client may choose the length of.
     let short = |text: &str| text.chars().take(100).collect::<String>();
-    let path = short(head.path());
-    let level = match Route::of(head.path()) {
+    let path = short(&head.path);
+    let level = match Route::of(&head.path) {
         Some(route) if !route.needs_key() => log::Level::Debug,
         _ => log::Level::Info,
     };
@@ -236,7 +236,7 @@ fn log_request(exchange: &Exchange<'_>, record: &Record) {
         level,
         "request={} {} {path} status={} model={} thread={} first_ms={} ms={} tokens={} end={}",
         exchange.request_id(),
-        head.method(),
+        &head.method,
         exchange.status().map_or("-".to_owned(), |status| status.to_string()),
         record.model.as_deref().map_or("-".to_owned(), short),
         record.thread.as_deref().unwrap_or("-"),

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 /// Headers of a stream of server-sent events. No proxy on the way may keep it back or store it.
-pub const EVENT_STREAM: [(&str, &str); 3] =
+pub(super) const EVENT_STREAM: [(&str, &str); 3] =
     [("content-type", "text/event-stream"), ("cache-control", "no-cache"), ("x-accel-buffering", "no")];
 
 /// How the pieces of a stream are put on the wire.

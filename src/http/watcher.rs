@@ -1,189 +1,172 @@
-//! One thread that looks after sockets on which nobody reads: those of running requests, whose client may leave, and
-//! those that were answered and closed, whose client may still be sending.
+//! The table of open connections, and the thread that looks at their sockets while nobody reads them.
 //!
 //! A client has left when its side of the connection is closed (`RDHUP`); bytes that it sends ahead are not looked at.
-//! An answered connection is not closed at once: unread bytes would turn the close into a reset, and a reset takes the
-//! answer out of the client's hands. What the client still sends is thrown away until it closes, at most
-//! [`LINGER_BYTES`] and [`LINGER_TIME`].
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use rustix::net::Shutdown;
 
-use super::listener::Peer;
-use crate::deadline::{Cancel, CancelCause, Canceller};
+use super::Limits;
+use super::connection::Connection;
+use crate::deadline::{Cancel, CancelCause};
 
-/// Bytes read from a connection after its last answer.
-const LINGER_BYTES: usize = 256 * 1024;
-/// How long a connection stays open after its last answer for the client to close it.
-const LINGER_TIME: Duration = Duration::from_secs(2);
-/// Refused connections, which count nowhere else, that may linger at once.
+/// Connections above the limit that are let to read their refusal at once.
 const MAX_REFUSED: usize = 64;
-/// Token of the wake-up descriptor.
-const WAKE: u64 = 0;
+/// The number of no connection: [`Shared::watch`] is to end.
+const STOP: u64 = 0;
 
-pub(super) struct Watcher {
+/// What all threads of a server have in common.
+pub(super) struct Shared {
+    pub(super) limits: Limits,
+    /// Bytes of all bodies that exist.
+    pub(super) bodies: Arc<AtomicUsize>,
+    /// Readable from the begin of draining on, and never read.
+    pub(super) drain: OwnedFd,
+    stop: OwnedFd,
     epoll: OwnedFd,
-    wake: OwnedFd,
-    table: Mutex<Table>,
+    state: Mutex<State>,
 }
 
-#[derive(Default)]
-struct Table {
+struct State {
+    open: HashMap<u64, Open>,
     last: u64,
-    running: HashMap<u64, Canceller>,
-    lingering: HashMap<u64, Lingering>,
-    cancelled: Option<CancelCause>,
-    stopped: bool,
+    draining: bool,
+    /// Dropped with the last connection after draining has begun.
+    ended: Option<Sender<()>>,
 }
 
-struct Lingering {
-    peer: Arc<Peer>,
-    until: Instant,
-    left: usize,
+struct Open {
+    socket: Arc<OwnedFd>,
+    cancel: Cancel,
+    refused: bool,
 }
 
-/// Ends the watch over a request when it is dropped.
-pub(super) struct Watch {
-    watcher: Arc<Watcher>,
-    peer: Arc<Peer>,
-    token: u64,
-}
-
-impl Watcher {
-    pub(super) fn new() -> io::Result<Self> {
-        let watcher = Self {
-            epoll: epoll::create(CreateFlags::CLOEXEC)?,
-            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-            table: Mutex::default(),
-        };
-        epoll::add(&watcher.epoll, &watcher.wake, EventData::new_u64(WAKE), EventFlags::IN)?;
-        Ok(watcher)
+impl State {
+    fn admitted(&self) -> usize {
+        self.open.values().filter(|open| !open.refused).count()
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// From now on the request on `peer` is told when its client leaves.
-    pub(super) fn watch(self: &Arc<Self>, peer: &Arc<Peer>) -> (Watch, Cancel) {
-        let (canceller, cancel) = Cancel::new();
-        let mut table = self.table();
-        if let Some(cause) = table.cancelled {
-            canceller.cancel(cause);
+    fn note_end(&mut self) {
+        if self.draining && self.open.is_empty() {
+            self.ended = None;
         }
-        table.last += 1;
-        let token = table.last;
-        table.running.insert(token, canceller);
-        drop(table);
+    }
+}
+
+impl Shared {
+    /// No connection yet. The receiver is disconnected when draining has begun and no connection is left.
+    pub(super) fn new(limits: Limits) -> io::Result<(Arc<Self>, Receiver<()>)> {
+        let (sender, ended) = bounded(0);
+        let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let state = State { open: HashMap::new(), last: STOP, draining: false, ended: Some(sender) };
+        let shared = Self {
+            limits,
+            bodies: Arc::default(),
+            drain: event()?,
+            stop: event()?,
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            state: Mutex::new(state),
+        };
+        epoll::add(&shared.epoll, &shared.stop, EventData::new_u64(STOP), EventFlags::IN)?;
+        Ok((Arc::new(shared), ended))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a socket a connection, and tells whether it is one above the limit, to be refused. `None`: there are even
+    /// too many of those.
+    pub(super) fn admit(self: &Arc<Self>, socket: &Arc<OwnedFd>) -> Option<(Connection, bool)> {
+        let mut state = self.state();
+        let admitted = state.admitted();
+        let refused = admitted >= self.limits.max_connections;
+        if refused && state.open.len() - admitted >= MAX_REFUSED {
+            return None;
+        }
+        state.last += 1;
+        let (id, cancel) = (state.last, Cancel::default());
+        state.open.insert(id, Open { socket: Arc::clone(socket), cancel: cancel.clone(), refused });
         // Once is enough: a client does not come back.
         let flags = EventFlags::RDHUP | EventFlags::ONESHOT;
-        if let Err(error) = epoll::add(&self.epoll, &peer.socket, EventData::new_u64(token), flags) {
-            log::warn!("a request runs without a watch over its client: {error}");
+        if let Err(error) = epoll::add(&self.epoll, socket, EventData::new_u64(id), flags) {
+            log::warn!("a connection has no watch over its client: {error}");
         }
-        (Watch { watcher: Arc::clone(self), peer: Arc::clone(peer), token }, cancel)
+        Some((Connection::new(Arc::clone(self), id, Arc::clone(socket), cancel), refused))
     }
 
-    /// Tells all running requests, and those that still come, to stop.
+    /// A connection has ended.
+    pub(super) fn remove(&self, id: u64) {
+        let mut state = self.state();
+        state.open.remove(&id);
+        state.note_end();
+    }
+
+    /// How many connections are open, without those that were refused.
+    pub(super) fn connections(&self) -> usize {
+        self.state().admitted()
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.state().draining
+    }
+
+    pub(super) fn begin_draining(&self) {
+        let mut state = self.state();
+        state.draining = true;
+        state.note_end();
+        signal(&self.drain);
+    }
+
+    /// Tells the requests of all connections to stop.
     pub(super) fn cancel_all(&self, cause: CancelCause) {
-        let mut table = self.table();
-        table.cancelled.get_or_insert(cause);
-        table.running.values().for_each(|canceller| canceller.cancel(cause));
+        self.state().open.values().for_each(|open| open.cancel.cancel(cause));
     }
 
-    /// Says to the client that nothing more comes, and closes the connection when it has seen that.
-    pub(super) fn linger(&self, peer: Arc<Peer>) {
-        if rustix::net::shutdown(&peer.socket, Shutdown::Write).is_err() {
-            return;
-        }
-        let mut table = self.table();
-        let refused = table.lingering.values().filter(|one| one.peer.is_refused()).count();
-        if table.stopped || (peer.is_refused() && refused >= MAX_REFUSED) {
-            return;
-        }
-        table.last += 1;
-        let token = table.last;
-        if epoll::add(&self.epoll, &peer.socket, EventData::new_u64(token), EventFlags::IN).is_ok() {
-            let until = Instant::now() + LINGER_TIME;
-            table.lingering.insert(token, Lingering { peer, until, left: LINGER_BYTES });
-            drop(table);
-            self.wake();
+    /// Ends all connections, wherever their threads are.
+    pub(super) fn cut_off(&self) {
+        for open in self.state().open.values() {
+            let _ = rustix::net::shutdown(&open.socket, Shutdown::Both);
         }
     }
 
-    fn wake(&self) {
-        // It fails only when a wake-up is already on its way.
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
-    }
-
-    /// Makes [`Watcher::run`] return.
-    pub(super) fn stop(&self) {
-        self.table().stopped = true;
-        self.wake();
-    }
-
-    /// The thread.
-    pub(super) fn run(&self) {
+    /// The thread: tells requests that their client has left, until [`Shared::stop`].
+    pub(super) fn watch(&self) {
         let mut events = Vec::with_capacity(64);
-        let mut scratch = vec![0; 64 * 1024];
         loop {
-            let mut table = self.table();
-            if table.stopped {
-                table.lingering.clear();
-                return;
-            }
-            let now = Instant::now();
-            table.lingering.retain(|_, one| one.until > now);
-            let next = table.lingering.values().map(|one| one.until.saturating_duration_since(now)).min();
-            drop(table);
-            let timeout = next.and_then(|wait| Timespec::try_from(wait).ok());
             events.clear();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 // Only a broken program comes here, and without this thread it would not see a client leave.
                 Err(error) => return log::error!("cannot watch connections: {error}"),
             }
             for event in &events {
                 match event.data.u64() {
-                    WAKE => {
-                        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+                    STOP => return,
+                    id => {
+                        if let Some(open) = self.state().open.get(&id) {
+                            open.cancel.cancel(CancelCause::ClientGone);
+                        }
                     }
-                    token => self.table().event(token, &mut scratch),
                 }
             }
         }
     }
-}
 
-impl Table {
-    fn event(&mut self, token: u64, scratch: &mut [u8]) {
-        if let Some(canceller) = self.running.get(&token) {
-            canceller.cancel(CancelCause::ClientGone);
-        } else if let Some(one) = self.lingering.get_mut(&token) {
-            let read = rustix::io::read(&one.peer.socket, &mut *scratch);
-            one.left = match read {
-                Ok(count) if count > 0 => one.left.saturating_sub(count),
-                Err(Errno::AGAIN | Errno::INTR) => one.left,
-                _ => 0,
-            };
-            if one.left == 0 {
-                self.lingering.remove(&token);
-            }
-        }
+    pub(super) fn stop(&self) {
+        signal(&self.stop);
     }
 }
 
-impl Drop for Watch {
-    fn drop(&mut self) {
-        // Fails where adding has failed.
-        let _ = epoll::delete(&self.watcher.epoll, &self.peer.socket);
-        self.watcher.table().running.remove(&self.token);
-    }
+fn signal(event: &OwnedFd) {
+    // The counter never overflows.
+    let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
 }

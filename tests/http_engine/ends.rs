@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use codex_completions::deadline::CancelCause;
-use codex_completions::http::{Limits, Listener};
+use codex_completions::http::Listener;
 
-use crate::support::{Client, Fixture, PATIENCE, Seen, short, until};
+use crate::support::{Client, Fixture, PATIENCE, Seen, short, until, usual};
 
 /// How long the service takes to see that a client leaves: the median of five.
 fn time_to_notice<S>(fixture: &Fixture, begin: impl Fn() -> S, leave: impl Fn(S) -> Option<S>) -> Duration {
@@ -40,7 +40,7 @@ fn time_to_notice<S>(fixture: &Fixture, begin: impl Fn() -> S, leave: impl Fn(S)
 
 #[test]
 fn a_client_that_leaves_is_noticed_at_once() {
-    let fixture = Fixture::start(Limits::default());
+    let fixture = Fixture::start(usual());
     let ask = |path: &str| {
         let mut client = fixture.connect();
         client.send(format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes());
@@ -64,7 +64,7 @@ fn a_client_that_leaves_is_noticed_at_once() {
 
 #[test]
 fn pipelined_bytes_are_no_leave() {
-    let fixture = Fixture::start(Limits::default());
+    let fixture = Fixture::start(usual());
     let mut client = fixture.connect();
     client.send(b"GET /wait HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_eq!(fixture.next(), Seen::Waiting);
@@ -82,7 +82,7 @@ fn pipelined_bytes_are_no_leave() {
 
 #[test]
 fn a_write_does_not_wait_for_a_client_that_left() {
-    let fixture = Fixture::start(Limits::default());
+    let fixture = Fixture::start(usual());
     let mut client = fixture.connect();
     client.send(b"GET /big-watched HTTP/1.1\r\nHost: h\r\n\r\n");
     client.head();
@@ -94,7 +94,7 @@ fn a_write_does_not_wait_for_a_client_that_left() {
 
 #[test]
 fn draining_ends_what_is_idle_and_finishes_what_runs() {
-    let fixture = Fixture::start(short(8000));
+    let mut fixture = Fixture::start(short(8000));
     let (mut idle, mut fresh, mut begun, mut running) =
         (fixture.connect(), fixture.connect(), fixture.connect(), fixture.connect());
     assert_eq!(idle.get("/any").status, 200);
@@ -111,20 +111,21 @@ fn draining_ends_what_is_idle_and_finishes_what_runs() {
     assert!(TcpStream::connect(fixture.server.local_addr()).is_err());
     assert!(begin.elapsed() < Duration::from_secs(4));
     drop(begun);
-    assert_eq!(fixture.server.join(Instant::now() + Duration::from_millis(50)), 1);
+    assert!(fixture.server.ended().recv_timeout(Duration::from_millis(50)).unwrap_err().is_timeout());
+    assert_eq!(fixture.server.connections(), 1);
     fixture.server.cancel_all(CancelCause::ShuttingDown);
     let answer = running.answer();
     assert_eq!(answer.body, b"data: 0\n\ndata: 1\n\n");
     // The head was sent before; a whole answer after the begin of draining says that it is the last.
     assert!(!answer.closes() && running.rest().is_empty());
     drop(running);
-    assert_eq!(fixture.server.join(Instant::now() + PATIENCE), 0);
+    assert!(fixture.server.ended().recv_timeout(PATIENCE).unwrap_err().is_disconnected());
     assert_eq!(fixture.server.close(), 0);
 }
 
 #[test]
 fn answers_while_draining_are_the_last_of_their_connection() {
-    let fixture = Fixture::start(Limits::default());
+    let mut fixture = Fixture::start(usual());
     let mut client = fixture.connect();
     client.send(b"GET /wait HTTP/1.1\r\nHost: h\r\n\r\nGET /any HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_eq!(fixture.next(), Seen::Waiting);
@@ -137,7 +138,7 @@ fn answers_while_draining_are_the_last_of_their_connection() {
 
 #[test]
 fn requests_after_the_begin_of_draining_are_refused() {
-    let fixture = Fixture::start(Limits::default());
+    let mut fixture = Fixture::start(usual());
     let mut client = fixture.connect();
     client.send(b"GET /stream-wait HTTP/1.1\r\nHost: h\r\n\r\nGET /any HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_eq!(fixture.next(), Seen::Waiting);
@@ -149,7 +150,7 @@ fn requests_after_the_begin_of_draining_are_refused() {
 
 #[test]
 fn closing_cuts_off_what_is_left() {
-    let fixture = Fixture::start(Limits::default());
+    let mut fixture = Fixture::start(usual());
     let mut client = fixture.connect();
     client.send(b"GET /stream-wait HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_eq!(fixture.next(), Seen::Waiting);
@@ -159,7 +160,7 @@ fn closing_cuts_off_what_is_left() {
 
 #[test]
 fn a_failing_service_is_a_500_or_a_cut_stream() {
-    let fixture = Fixture::start(Limits::default());
+    let fixture = Fixture::start(usual());
     for path in ["/panic", "/silent"] {
         let answer = fixture.ask(format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes());
         assert_eq!((answer.status, answer.closes(), answer.error().as_str()), (500, true, "internal_error"), "{path}");
@@ -193,7 +194,7 @@ impl Drop for Scratch {
 fn a_unix_socket_serves_its_owner_only() {
     let scratch = Scratch::new("serve");
     let path = &scratch.0;
-    let fixture = Fixture::with_unix(Limits::default(), Some(path));
+    let mut fixture = Fixture::with_unix(usual(), Some(path));
     assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
     let mut client = Client::unix(path);
     assert_eq!(client.get("/any").status, 200);
@@ -214,7 +215,7 @@ fn a_unix_socket_serves_its_owner_only() {
 fn only_a_dead_socket_file_is_replaced() {
     let scratch = Scratch::new("replace");
     let path = &scratch.0;
-    let bind = || Listener::bind("127.0.0.1:0", Some(path), Limits::default()).map(drop);
+    let bind = || Listener::bind("127.0.0.1:0", Some(path), usual()).map(drop);
     std::fs::write(path, "precious").unwrap();
     assert_eq!(bind().unwrap_err().kind(), ErrorKind::AddrInUse);
     assert_eq!(std::fs::read(path).unwrap(), b"precious");
@@ -226,7 +227,7 @@ fn only_a_dead_socket_file_is_replaced() {
     assert!(path.exists());
     bind().unwrap();
     // What another has put there meanwhile stays.
-    let listener = Listener::bind("127.0.0.1:0", Some(path), Limits::default()).unwrap();
+    let listener = Listener::bind("127.0.0.1:0", Some(path), usual()).unwrap();
     std::fs::remove_file(path).unwrap();
     let _other = UnixListener::bind(path).unwrap();
     drop(listener);

@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Fixture, Seen, short};
-use codex_completions::http::Limits;
+use crate::support::{Fixture, Seen, short, usual};
 
 #[test]
 fn any_doubt_about_a_request_is_answered_and_closes() {
@@ -107,7 +106,7 @@ fn a_request_that_ends_too_early_is_refused() {
 
 #[test]
 fn pipelined_requests_are_answered_in_order() {
-    let fixture = Fixture::start(Limits::default());
+    let fixture = Fixture::start(usual());
     let mut client = fixture.connect();
     client.send(
         b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\none\
@@ -123,7 +122,7 @@ fn pipelined_requests_are_answered_in_order() {
 
 #[test]
 fn a_connection_serves_many_requests() {
-    let fixture = Fixture::start(Limits::default());
+    let fixture = Fixture::start(usual());
     let mut client = fixture.connect();
     for n in 0..50 {
         client.send(format!("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{n:02}").as_bytes());
@@ -136,7 +135,7 @@ fn a_connection_serves_many_requests() {
 
 #[test]
 fn pieces_of_a_stream_do_not_wait_for_each_other() {
-    let fixture = Fixture::start(Limits::default());
+    let fixture = Fixture::start(usual());
     let mut client = fixture.connect();
     let mut times: Vec<_> = (0..21)
         .map(|_| {
@@ -152,7 +151,7 @@ fn pieces_of_a_stream_do_not_wait_for_each_other() {
 
 #[test]
 fn a_chunked_body_may_come_in_any_pieces() {
-    let fixture = Fixture::start(Limits::default());
+    let fixture = Fixture::start(usual());
     let mut client = fixture.connect();
     let request = b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\nA\r\n, you all.\r\n0\r\nX: y\r\n\r\n";
     for split in 1..request.len() {
@@ -166,7 +165,7 @@ fn a_chunked_body_may_come_in_any_pieces() {
 
 #[test]
 fn continue_is_sent_when_the_body_is_wanted() {
-    let fixture = Fixture::start(Limits::default());
+    let fixture = Fixture::start(usual());
     let mut client = fixture.connect();
     let head = |path: &str, length: u64| {
         format!("POST {path} HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n")
@@ -186,7 +185,7 @@ fn continue_is_sent_when_the_body_is_wanted() {
 
 #[test]
 fn http_1_0() {
-    let fixture = Fixture::start(Limits::default());
+    let fixture = Fixture::start(usual());
     let answer = fixture.ask(b"POST /echo HTTP/1.0\r\nContent-Length: 2\r\n\r\nhi");
     assert_eq!((answer.status, answer.closes(), answer.body.as_slice()), (200, true, &b"hi"[..]));
     let answer = fixture.ask(b"GET /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
@@ -202,7 +201,7 @@ fn http_1_0() {
 
 #[test]
 fn head_has_no_body() {
-    let fixture = Fixture::start(Limits::default());
+    let fixture = Fixture::start(usual());
     let mut client = fixture.connect();
     for path in ["/any", "/stream", "/any"] {
         client.send(format!("HEAD {path} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes());
@@ -220,7 +219,7 @@ fn head_has_no_body() {
 
 #[test]
 fn request_ids_are_taken_over_when_sane() {
-    let fixture = Fixture::start(Limits::default());
+    let fixture = Fixture::start(usual());
     let mut client = fixture.connect();
     let mut id = |given: &str| {
         client.send(format!("GET / HTTP/1.1\r\nHost: h\r\nX-Request-Id: {given}\r\n\r\n").as_bytes());
@@ -235,7 +234,7 @@ fn request_ids_are_taken_over_when_sane() {
 
 #[test]
 fn a_header_cannot_be_split() {
-    let fixture = Fixture::start(Limits::default());
+    let fixture = Fixture::start(usual());
     let answer = fixture.ask(b"GET /split HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_eq!((answer.status, answer.error().as_str()), (500, "internal_error"));
     assert_eq!(fixture.next(), Seen::WriteFailed(std::io::ErrorKind::InvalidInput));

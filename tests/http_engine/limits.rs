@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use codex_completions::http::Limits;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::support::{BIG, Client, Fixture, PATIENCE, Seen, pause, short, until};
+use crate::support::{BIG, Client, Fixture, PATIENCE, Seen, pause, short, until, usual};
 
 /// Sends one byte of `text` every 20 ms; gives how long it took until an answer came.
 fn drip(client: &mut Client<TcpStream>, text: &[u8]) -> Duration {
@@ -55,7 +55,7 @@ fn silent_and_idle_connections_just_close() {
 
 #[test]
 fn a_reader_that_stalls_is_cut_off() {
-    let fixture = Fixture::start(Limits { write: Duration::from_millis(200), ..Limits::default() });
+    let fixture = Fixture::start(Limits { write: Duration::from_millis(200), ..usual() });
     let mut client = fixture.connect();
     client.send(b"GET /big HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_eq!(fixture.next(), Seen::WriteFailed(ErrorKind::TimedOut));
@@ -65,7 +65,7 @@ fn a_reader_that_stalls_is_cut_off() {
 
 #[test]
 fn a_slow_reader_that_goes_on_gets_all() {
-    let fixture = Fixture::start(Limits { write: Duration::from_millis(500), ..Limits::default() });
+    let fixture = Fixture::start(Limits { write: Duration::from_millis(500), ..usual() });
     let mut client = fixture.connect();
     client.send(b"GET /big HTTP/1.1\r\nHost: h\r\n\r\n");
     let (mut piece, mut got, begin) = (vec![0; 512 * 1024], 0, Instant::now());
@@ -80,7 +80,7 @@ fn a_slow_reader_that_goes_on_gets_all() {
 
 #[test]
 fn heads_are_bounded() {
-    let fixture = Fixture::start(Limits::default());
+    let fixture = Fixture::start(usual());
     let long = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
     let mut client = fixture.connect();
     // The server need not take all of it.
@@ -106,7 +106,7 @@ fn rss_kb() -> u64 {
 
 #[test]
 fn announced_bytes_cost_nothing() {
-    let fixture = Fixture::start(Limits::default());
+    let fixture = Fixture::start(usual());
     let head = "POST /echo HTTP/1.1\r\nHost: h\r\n";
     for length in [1_000_000_000_000_u128, u128::from(u64::MAX), u128::MAX] {
         let answer = fixture.ask(format!("{head}Content-Length: {length}\r\n\r\nabc").as_bytes());
@@ -131,7 +131,7 @@ fn announced_bytes_cost_nothing() {
 
 #[test]
 fn bodies_are_bounded_one_by_one_and_together() {
-    let fixture = Fixture::start(Limits { max_body_bytes: 1000, bodies_total_bytes: 1500, ..Limits::default() });
+    let fixture = Fixture::start(Limits { max_body_bytes: 1000, bodies_total_bytes: 1500, ..usual() });
     let request = |path: &str, length: usize| {
         let body = "x".repeat(length);
         format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()
@@ -157,7 +157,7 @@ fn bodies_are_bounded_one_by_one_and_together() {
 
 #[test]
 fn an_unread_body_does_not_cost_the_client_the_answer() {
-    let fixture = Fixture::start(Limits::default());
+    let fixture = Fixture::start(usual());
     for _ in 0..20 {
         let mut client = fixture.connect();
         client.send(b"POST /unread HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\n");
@@ -182,7 +182,7 @@ fn an_unread_body_does_not_cost_the_client_the_answer() {
 
 #[test]
 fn a_burst_is_answered() {
-    let fixture = Fixture::start(Limits::default());
+    let fixture = Fixture::start(usual());
     let clients: Vec<_> = (0..64).map(|_| fixture.connect()).collect();
     thread::scope(|scope| {
         for mut client in clients {
@@ -197,7 +197,7 @@ fn a_burst_is_answered() {
 
 #[test]
 fn connections_above_the_limit_are_told_so_at_once() {
-    let fixture = Fixture::start(Limits { max_connections: 2, ..Limits::default() });
+    let fixture = Fixture::start(Limits { max_connections: 2, ..usual() });
     let mut kept: Vec<_> = (0..2).map(|_| fixture.connect()).collect();
     kept.iter_mut().for_each(|client| assert_eq!(client.get("/any").status, 200));
     for _ in 0..100 {
@@ -230,7 +230,7 @@ fn listening_survives_a_lack_of_descriptors() {
         assert!(output.status.success() && text.contains("1 passed"), "{text}");
         return;
     }
-    let fixture = Fixture::start(Limits::default());
+    let fixture = Fixture::start(usual());
     let hard = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum: hard }).unwrap();
     for _ in 0..3 {

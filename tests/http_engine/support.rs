@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use codex_completions::deadline::CancelCause;
-use codex_completions::http::{Exchange, Limits, Listener, Method, Response, Server, Service, sse};
+use codex_completions::http::{Exchange, Limits, Listener, Method, Response, Server, Service};
 use crossbeam_channel::{Receiver, Sender, never, unbounded};
 
 /// Longer than anything here takes when it works.
@@ -32,13 +32,13 @@ struct Probe {
 
 impl Service for Probe {
     fn serve(&self, exchange: &mut Exchange<'_>) {
-        let path = exchange.head().path().to_owned();
+        let path = exchange.head().path.clone();
         let result = match path.as_str() {
             "/echo" => match exchange.read_body() {
                 Ok(body) => exchange.respond(Response::new(200).header("content-type", "x/y").body(&*body)),
                 Err(error) => exchange.error(&error),
             },
-            "/stream" => exchange.start_stream(200, &sse::EVENT_STREAM).and_then(|()| {
+            "/stream" => exchange.start_stream().and_then(|()| {
                 (0..3).try_for_each(|n| exchange.write(format!("data: {n}\n\n").as_bytes()))?;
                 exchange.end_stream()
             }),
@@ -46,7 +46,7 @@ impl Service for Probe {
                 self.wait(exchange);
                 exchange.respond(Response::json(200, "{}"))
             }
-            "/stream-wait" => exchange.start_stream(200, &sse::EVENT_STREAM).and_then(|()| {
+            "/stream-wait" => exchange.start_stream().and_then(|()| {
                 exchange.write(b"data: 0\n\n")?;
                 self.wait(exchange);
                 exchange.write(b"data: 1\n\n")?;
@@ -67,12 +67,12 @@ impl Service for Probe {
             "/split" => exchange.respond(Response::new(200).header("x", "a\r\nb: c")),
             "/panic" => panic!("on purpose"),
             "/panic-in-stream" => {
-                let _ = exchange.start_stream(200, &sse::EVENT_STREAM);
+                let _ = exchange.start_stream();
                 let _ = exchange.write(b"data: 0\n\n");
                 panic!("on purpose");
             }
             "/silent" => Ok(()),
-            _ if *exchange.head().method() == Method::Options => exchange.respond(Response::new(204)),
+            _ if exchange.head().method == Method::Options => exchange.respond(Response::new(204)),
             _ => exchange.respond(Response::json(200, "{\"unread\":true}")),
         };
         if let Err(error) = result {
@@ -85,7 +85,9 @@ impl Probe {
     fn wait(&self, exchange: &mut Exchange<'_>) {
         let cancel = exchange.cancel();
         let _ = self.seen.send(Seen::Waiting);
-        let _ = cancel.wake().recv_timeout(PATIENCE);
+        if cancel.cause().is_none() {
+            let _ = cancel.wake().recv_timeout(PATIENCE);
+        }
         let _ = self.seen.send(Seen::Stopped(Instant::now(), cancel.cause()));
     }
 }
@@ -128,10 +130,23 @@ impl Fixture {
     }
 }
 
+/// Limits that only what never ends reaches.
+pub(crate) fn usual() -> Limits {
+    short(30_000)
+}
+
 /// Limits of `ms` for every phase.
 pub(crate) fn short(ms: u64) -> Limits {
     let wait = Duration::from_millis(ms);
-    Limits { head: wait, body: wait, write: wait, idle: wait, ..Limits::default() }
+    Limits {
+        max_connections: 512,
+        max_body_bytes: 16 << 20,
+        bodies_total_bytes: 64 << 20,
+        head: wait,
+        body: wait,
+        write: wait,
+        idle: wait,
+    }
 }
 
 /// Polls `condition` until it holds.
