@@ -3,6 +3,8 @@
 import json
 import unittest
 
+import openai
+
 import harness
 from harness import LISTED, NEWEST, VERSION, ask
 
@@ -83,6 +85,24 @@ class Sent(unittest.TestCase):
     def test_what_is_missing_is_said(self):
         degraded = json.loads(proxy.get("/readyz")[1])["codex"]["degraded"]
         self.assertEqual(any("update_plan" in line for line in degraded), VERSION == "0.142.5", degraded)
+
+    def test_what_settings_change(self):
+        other = harness.Proxy(model, {"PROXY_REASONING": "off", "PROXY_BASE_INSTRUCTIONS": "Be terse.", "PROXY_RESPONSE_STORE_MB": "0",
+                                      "PROXY_MODEL_ALIASES": f"mine={LISTED}"})
+        self.addCleanup(other.close)
+        model.reset()
+        prompt = "[[reason Secret.]] [[sealed S]] [[say hi]]"
+        with other.client() as using:
+            answer = using.chat.completions.create(**ask(prompt, model="mine"))
+            self.assertEqual((answer.model, answer.choices[0].message.content), ("mine", "hi"))
+            self.assertNotIn("Secret", answer.to_json())
+            answer = using.responses.create(model="mine", input=prompt, include=["reasoning.encrypted_content"])
+            self.assertEqual((answer.output[0].summary, answer.output[0].encrypted_content, answer.store), ([], "S", False))
+            with self.assertRaises(openai.NotFoundError):
+                using.responses.retrieve(answer.id)
+        for body in model.turns():
+            self.assertEqual((body["model"], body["reasoning"].get("summary")), (LISTED, None))
+            self.assertEqual(body.get("instructions") or texts(body["input"][0])[0], "Be terse.")
 
     def test_models_are_those_of_codex(self):
         names = [listed.id for listed in client.models.list()]
