@@ -43,13 +43,13 @@ fn reply(lines: &[Value], id: u64) -> &Value {
 fn fake_app_server_answers_the_calls_of_a_completion() {
     let thread = json!({ "threadId": "01a1fce7-0000-7000-8000-000000000001" });
     let lines = fake(
-        "overloaded=model/list:1 missing=account/read",
+        "overloaded=model/list:1",
         &[
             call(1, "thread/start", &json!({})),
             call(2, "initialize", &json!({ "clientInfo": { "name": "probe" } })),
             call(3, "model/list", &json!({})),
             call(4, "model/list", &json!({})),
-            call(5, "account/read", &json!({})),
+            call(5, "newConversation", &json!({})),
             call(6, "thread/start", &json!({})),
             call(7, "thread/loaded/list", &json!({})),
             call(8, "thread/unsubscribe", &thread),
@@ -60,7 +60,7 @@ fn fake_app_server_answers_the_calls_of_a_completion() {
     assert!(reply(&lines, 2)["result"]["userAgent"].as_str().unwrap().starts_with("probe/0.169.0 ("));
     assert_eq!(reply(&lines, 3)["error"]["code"], -32001);
     assert_eq!(reply(&lines, 4)["result"]["data"][0]["isDefault"], true);
-    assert!(reply(&lines, 5)["error"]["message"].as_str().unwrap().contains("unknown variant `account/read`"));
+    assert!(reply(&lines, 5)["error"]["message"].as_str().unwrap().contains("unknown variant `newConversation`"));
     assert_eq!(reply(&lines, 7)["result"]["data"][0], reply(&lines, 6)["result"]["thread"]["id"]);
     assert_eq!(reply(&lines, 9)["error"]["code"], -32600);
 }

@@ -10,39 +10,41 @@ mod support;
 
 use support::process::{Seen, descriptors, memory, thread_names};
 use support::proxy::ask;
-use support::{Connection, PATIENCE, Proxy, until};
+use support::{Connection, PATIENCE, PROTOCOLS, Proxy, until};
 
 /// How soon after a client has left everything of it is to be gone.
 const SOON: Duration = Duration::from_millis(200);
 
 #[test]
 fn a_client_that_leaves_is_interrupted_and_its_permit_is_free_at_once() {
-    let proxy = Proxy::fake().env("PROXY_SSE_MAX_CONCURRENCY", "1").file("seen", "").start();
-    let left = |what: &str, interrupts: usize| {
-        let begun = Instant::now();
-        until(what, SOON, || proxy.calls("turn/interrupt") == interrupts && proxy.gauge("turns_running") == 0);
-        println!("{what}: everything was over after {} ms", begun.elapsed().as_millis());
-    };
-    let mut stream = proxy.open("[[say a b]] [[hang]]");
-    stream.until("b\"}");
-    drop(stream);
-    left("in a stream", 1);
-    let head = proxy.begin("[[hang]]", true);
-    proxy.wait_until_running(1, PATIENCE);
-    until("its turn runs", PATIENCE, || proxy.calls("turn/start") == 2);
-    drop(head);
-    left("before the head of a stream", 2);
-    let whole = proxy.begin("[[say a]] [[hang]]", false);
-    until("its turn runs", PATIENCE, || proxy.calls("turn/start") == 3);
-    drop(whole);
-    left("in a whole answer", 3);
-    // One that only says that it sends no more has left too.
-    let half = proxy.begin("[[hang]]", false);
-    until("its turn runs", PATIENCE, || proxy.calls("turn/start") == 4);
-    half.finish_sending();
-    left("by half", 4);
-    until("codex has forgotten all", PATIENCE, || proxy.calls("thread/unsubscribe") == 4);
-    assert_eq!((proxy.chat("x").status, proxy.gauge("app_server_starts_total")), (200, 1));
+    for version in PROTOCOLS {
+        let proxy = Proxy::version(version).env("PROXY_SSE_MAX_CONCURRENCY", "1").file("seen", "").start();
+        let left = |what: &str, interrupts: usize| {
+            let begun = Instant::now();
+            until(what, SOON, || proxy.calls("turn/interrupt") == interrupts && proxy.gauge("turns_running") == 0);
+            println!("{what}: everything was over after {} ms", begun.elapsed().as_millis());
+        };
+        let mut stream = proxy.open("[[say a b]] [[hang]]");
+        stream.until("b\"}");
+        drop(stream);
+        left("in a stream", 1);
+        let head = proxy.begin("[[hang]]", true);
+        proxy.wait_until_running(1, PATIENCE);
+        until("its turn runs", PATIENCE, || proxy.calls("turn/start") == 2);
+        drop(head);
+        left("before the head of a stream", 2);
+        let whole = proxy.begin("[[say a]] [[hang]]", false);
+        until("its turn runs", PATIENCE, || proxy.calls("turn/start") == 3);
+        drop(whole);
+        left("in a whole answer", 3);
+        // One that only says that it sends no more has left too.
+        let half = proxy.begin("[[hang]]", false);
+        until("its turn runs", PATIENCE, || proxy.calls("turn/start") == 4);
+        half.finish_sending();
+        left("by half", 4);
+        until("codex has forgotten all", PATIENCE, || proxy.calls("thread/unsubscribe") == 4);
+        assert_eq!((proxy.chat("x").status, proxy.gauge("app_server_starts_total")), (200, 1));
+    }
 }
 
 #[test]
@@ -153,76 +155,84 @@ fn without_a_limit_nobody_waits() {
 
 #[test]
 fn a_client_that_does_not_read_costs_a_bounded_buffer_and_nobody_elses_time() {
-    let proxy = Proxy::fake().file("seen", "").start();
-    assert_eq!(proxy.chat("warm").status, 200);
-    let before = memory(proxy.process.pid(), "VmRSS:");
-    let mut slow = Connection::open(proxy.address);
-    let begun = Instant::now();
-    slow.post("/v1/chat/completions", &ask("[[deltas 120000]] [[size 1000]]", true));
-    until("its turn runs", PATIENCE, || proxy.calls("turn/start") == 2);
-    let other = Instant::now();
-    assert_eq!(proxy.stream("[[say a b c d e f g h i j]] [[gap 10]]").streamed_text(), "a b c d e f g h i j");
-    println!("another stream of 100 ms took {} ms meanwhile", other.elapsed().as_millis());
-    until("the turn was interrupted", PATIENCE, || proxy.calls("turn/interrupt") == 1);
-    proxy.wait_until_running(0, Duration::from_secs(2));
-    println!("cut off after {} ms", begun.elapsed().as_millis());
-    let peak = memory(proxy.process.pid(), "VmHWM:");
-    println!("memory: {} MB before, {} MB at most", before >> 10, peak >> 10);
-    assert!(peak < before + 90_000, "{before} {peak}");
-    // What was on its way still comes, and then the connection ends without the marks of a whole answer.
-    let mut rest = Vec::new();
-    slow.stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let _ = slow.stream.read_to_end(&mut rest);
-    assert!(!rest.ends_with(b"0\r\n\r\n") && !rest.windows(6).any(|window| window == b"[DONE]"));
-    until("the log says why", PATIENCE, || proxy.process.stderr().contains("its backlog grew too large"));
-    assert_eq!((proxy.chat("x").status, proxy.gauge("app_server_starts_total")), (200, 1));
+    for version in PROTOCOLS {
+        let proxy = Proxy::version(version).file("seen", "").start();
+        assert_eq!(proxy.chat("warm").status, 200);
+        let before = memory(proxy.process.pid(), "VmRSS:");
+        let mut slow = Connection::open(proxy.address);
+        let begun = Instant::now();
+        slow.post("/v1/chat/completions", &ask("[[deltas 120000]] [[size 1000]]", true));
+        until("its turn runs", PATIENCE, || proxy.calls("turn/start") == 2);
+        let other = Instant::now();
+        assert_eq!(proxy.stream("[[say a b c d e f g h i j]] [[gap 10]]").streamed_text(), "a b c d e f g h i j");
+        println!("another stream of 100 ms took {} ms meanwhile", other.elapsed().as_millis());
+        until("the turn was interrupted", PATIENCE, || proxy.calls("turn/interrupt") == 1);
+        proxy.wait_until_running(0, Duration::from_secs(2));
+        println!("cut off after {} ms", begun.elapsed().as_millis());
+        let peak = memory(proxy.process.pid(), "VmHWM:");
+        println!("memory: {} MB before, {} MB at most", before >> 10, peak >> 10);
+        assert!(peak < before + 90_000, "{before} {peak}");
+        // What was on its way still comes, and then the connection ends without the marks of a whole answer.
+        let mut rest = Vec::new();
+        slow.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let _ = slow.stream.read_to_end(&mut rest);
+        assert!(!rest.ends_with(b"0\r\n\r\n") && !rest.windows(6).any(|window| window == b"[DONE]"));
+        until("the log says why", PATIENCE, || proxy.process.stderr().contains("its backlog grew too large"));
+        assert_eq!((proxy.chat("x").status, proxy.gauge("app_server_starts_total")), (200, 1));
+    }
 }
 
 #[test]
 fn nothing_is_left_of_200_requests_of_which_many_broke_off() {
-    let mut proxy = Proxy::fake().env("PROXY_SSE_MAX_CONCURRENCY", "8").file("seen", "").start();
-    assert_eq!(proxy.chat("warm").status, 200);
-    let pid = proxy.process.pid();
-    let codex = proxy.app_server();
-    let count = || (descriptors(pid), thread_names(pid).len(), descriptors(codex.pid));
-    let settled = |wanted: (usize, usize, usize)| {
-        until(&format!("{wanted:?}, at the end {:?}", count()), PATIENCE, || count() == wanted)
-    };
-    let threads = "http-accept http-watch supervisor codex-stdin codex-stdout codex-stderr ctrl-c codex-completio";
-    let mut names: Vec<&str> = threads.split(' ').collect();
-    names.sort_unstable();
-    until("only the standing threads are left", PATIENCE, || {
-        let mut found = thread_names(pid);
-        found.sort_unstable();
-        found == names
-    });
-    let before = count();
-    for round in 0..20 {
-        let connections: Vec<_> = (0..10)
-            .map(|n| match n % 5 {
-                0 => proxy.begin("[[say a b c]] [[gap 5]]", true),
-                1 => proxy.begin("[[say a]] [[hang]]", true),
-                2 => proxy.begin("[[hang]]", false),
-                3 => {
-                    let mut connection = Connection::open(proxy.address);
-                    connection
-                        .send("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{\"mess");
-                    connection
-                }
-                _ => proxy.begin("whole", false),
-            })
-            .collect();
-        if round % 2 == 0 {
-            until("a few run", PATIENCE, || proxy.gauge("turns_running") >= 4);
+    for version in PROTOCOLS {
+        let mut proxy = Proxy::version(version).env("PROXY_SSE_MAX_CONCURRENCY", "8").file("seen", "").start();
+        assert_eq!(proxy.chat("warm").status, 200);
+        let pid = proxy.process.pid();
+        let codex = proxy.app_server();
+        let count = || (descriptors(pid), thread_names(pid).len(), descriptors(codex.pid));
+        let settled = |wanted: (usize, usize, usize)| {
+            until(&format!("{wanted:?}, at the end {:?}", count()), PATIENCE, || count() == wanted)
+        };
+        let threads = "http-accept http-watch supervisor codex-stdin codex-stdout codex-stderr ctrl-c codex-completio";
+        let mut names: Vec<&str> = threads.split(' ').collect();
+        names.sort_unstable();
+        until("only the standing threads are left", PATIENCE, || {
+            let mut found = thread_names(pid);
+            found.sort_unstable();
+            found == names
+        });
+        let before = count();
+        for round in 0..20 {
+            let connections: Vec<_> = (0..10)
+                .map(|n| match n % 5 {
+                    0 => proxy.begin("[[say a b c]] [[gap 5]]", true),
+                    1 => proxy.begin("[[say a]] [[hang]]", true),
+                    2 => proxy.begin("[[hang]]", false),
+                    3 => {
+                        let mut connection = Connection::open(proxy.address);
+                        connection.send(
+                            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{\"mess",
+                        );
+                        connection
+                    }
+                    _ => proxy.begin("whole", false),
+                })
+                .collect();
+            if round % 2 == 0 {
+                until("a few run", PATIENCE, || proxy.gauge("turns_running") >= 4);
+            }
+            drop(connections);
         }
-        drop(connections);
+        proxy.wait_until_running(0, PATIENCE);
+        settled(before);
+        assert_eq!(
+            (proxy.chat("x").status, proxy.gauge("app_server_starts_total"), proxy.app_server()),
+            (200, 1, codex)
+        );
+        assert!(proxy.calls("thread/start") > 20);
+        until("codex has forgotten all", PATIENCE, || proxy.calls("thread/start") == proxy.calls("thread/unsubscribe"));
+        assert!(proxy.stop(PATIENCE).success());
     }
-    proxy.wait_until_running(0, PATIENCE);
-    settled(before);
-    assert_eq!((proxy.chat("x").status, proxy.gauge("app_server_starts_total"), proxy.app_server()), (200, 1, codex));
-    assert!(proxy.calls("thread/start") > 20);
-    until("codex has forgotten all", PATIENCE, || proxy.calls("thread/start") == proxy.calls("thread/unsubscribe"));
-    assert!(proxy.stop(PATIENCE).success());
 }
 
 #[test]

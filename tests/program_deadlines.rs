@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 mod support;
 
 use support::proxy::ask;
-use support::{PATIENCE, Proxy, Response, until};
+use support::{PATIENCE, PROTOCOLS, Proxy, Response, until};
 
 #[track_caller]
 fn is_timeout(error: &Value, setting: &str) {
@@ -27,8 +27,9 @@ fn last_error(answer: &Response) -> Value {
 
 #[test]
 fn a_turn_that_takes_too_long_ends_with_the_name_of_the_limit_and_is_interrupted() {
-    for setting in ["PROXY_TIMEOUT_MS", "PROXY_IDLE_TIMEOUT_MS"] {
-        let proxy = Proxy::fake().env(setting, "300").file("seen", "").start();
+    let settings = ["PROXY_TIMEOUT_MS", "PROXY_IDLE_TIMEOUT_MS"];
+    for (version, setting) in PROTOCOLS.iter().flat_map(|version| settings.map(|setting| (version, setting))) {
+        let proxy = Proxy::version(version).env(setting, "300").file("seen", "").start();
         let words = format!("{setting} (300 ms)");
         for stream in [false, true] {
             let begun = Instant::now();
@@ -54,16 +55,18 @@ fn a_turn_that_takes_too_long_ends_with_the_name_of_the_limit_and_is_interrupted
 
 #[test]
 fn any_event_of_a_turn_is_a_sign_of_life_but_does_not_make_it_longer() {
-    let proxy = Proxy::fake().env("PROXY_IDLE_TIMEOUT_MS", "400").env("PROXY_TIMEOUT_MS", "1500").start();
-    for prompt in ["[[say a b c d e f]] [[gap 150]]", "[[stutter 5]] [[gap 150]] [[say a]]"] {
-        let begun = Instant::now();
-        let answer = proxy.stream(prompt);
-        assert!(answer.text().contains("\"finish_reason\":\"stop\""), "{}", answer.text());
-        assert!(begun.elapsed() > Duration::from_millis(800));
+    for version in PROTOCOLS {
+        let proxy = Proxy::version(version).env("PROXY_IDLE_TIMEOUT_MS", "400").env("PROXY_TIMEOUT_MS", "1500").start();
+        for prompt in ["[[say a b c d e f]] [[gap 150]]", "[[stutter 5]] [[gap 150]] [[say a]]"] {
+            let begun = Instant::now();
+            let answer = proxy.stream(prompt);
+            assert!(answer.text().contains("\"finish_reason\":\"stop\""), "{}", answer.text());
+            assert!(begun.elapsed() > Duration::from_millis(800));
+        }
+        let answer = proxy.chat("[[deltas 100]] [[gap 100]]");
+        assert_eq!(answer.status, 504);
+        is_timeout(&answer.json()["error"], "PROXY_TIMEOUT_MS (1500 ms)");
     }
-    let answer = proxy.chat("[[deltas 100]] [[gap 100]]");
-    assert_eq!(answer.status, 504);
-    is_timeout(&answer.json()["error"], "PROXY_TIMEOUT_MS (1500 ms)");
 }
 
 #[test]
@@ -88,12 +91,31 @@ fn failures_before_the_first_output_have_a_status_and_later_ones_are_an_event() 
             assert_eq!(answer.header("retry-after").is_some(), status == 503);
         }
     }
-    let late = proxy.stream("[[pause 500]] [[fail serverOverloaded]]");
-    assert_eq!((late.status, late.header("content-type")), (200, Some("text/event-stream")));
-    assert_eq!(last_error(&late)["code"], "upstream_overloaded");
-    let after_text = proxy.stream("[[say a b]] [[gap 20]] [[fail rateLimitExceeded]]");
-    assert_eq!((after_text.status, after_text.streamed_text().as_str()), (200, "a b"));
-    assert_eq!(last_error(&after_text)["code"], "rate_limit_exceeded");
+    // Up to 0.57 there are no names for them, only words.
+    let old = Proxy::version(PROTOCOLS[1]).env("PROXY_STREAM_OPEN_MS", "250").start();
+    for (words, status, code) in [
+        ("exceeded retry limit, last status: 429 Too Many Requests", 429, json!("rate_limit_exceeded")),
+        ("You've hit your usage limit. Try again later.", 429, json!("insufficient_quota")),
+        ("exceeded retry limit, last status: 401 Unauthorized", 401, json!("upstream_unauthorized")),
+        ("unexpected status 503 Service Unavailable: x", 503, json!("upstream_overloaded")),
+        ("stream disconnected before completion: x", 502, json!("upstream_error")),
+    ] {
+        for (stream, end) in [(false, ""), (true, ""), (true, "[[no-end]]")] {
+            let prompt = format!("[[fail other]] [[message {words}]] {end}");
+            let answer = old.post("/v1/chat/completions", &ask(&prompt, stream));
+            assert_eq!((answer.status, &answer.json()["error"]["code"]), (status, &code), "{}", answer.text());
+        }
+    }
+    for proxy in [proxy, old] {
+        let message = "[[message unexpected status 503 Service Unavailable: x]]";
+        let late = proxy.stream(&format!("[[pause 500]] [[fail serverOverloaded]] {message}"));
+        assert_eq!((late.status, late.header("content-type")), (200, Some("text/event-stream")));
+        assert_eq!(last_error(&late)["code"], "upstream_overloaded");
+        let message = "[[message exceeded retry limit, last status: 429 Too Many Requests]]";
+        let after_text = proxy.stream(&format!("[[say a b]] [[gap 20]] [[fail rateLimitExceeded]] {message}"));
+        assert_eq!((after_text.status, after_text.streamed_text().as_str()), (200, "a b"));
+        assert_eq!(last_error(&after_text)["code"], "rate_limit_exceeded");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 mod support;
 
 use support::process::memory;
-use support::{Connection, PATIENCE, Proxy, Response, Stream, model, until};
+use support::{Connection, PATIENCE, PROTOCOLS, Proxy, Response, Stream, model, until};
 
 /// The error at the end of a stream, which `[DONE]` follows.
 #[track_caller]
@@ -22,51 +22,56 @@ fn last_error(answer: &Response) -> Value {
 
 #[test]
 fn codex_killed_under_16_streams_ends_each_cleanly_and_comes_back() {
-    let proxy = Proxy::fake().env("PROXY_SSE_MAX_CONCURRENCY", "0").file("seen", "").start();
-    let mut streams: Vec<Stream> = (0..16).map(|n| proxy.open(&format!("[[say number-{n} b c]] [[hang]]"))).collect();
-    for stream in &mut streams {
-        stream.until("c\"}");
+    for version in PROTOCOLS {
+        let proxy = Proxy::version(version).env("PROXY_SSE_MAX_CONCURRENCY", "0").file("seen", "").start();
+        let mut streams: Vec<Stream> =
+            (0..16).map(|n| proxy.open(&format!("[[say number-{n} b c]] [[hang]]"))).collect();
+        for stream in &mut streams {
+            stream.until("c\"}");
+        }
+        let wholes: Vec<_> = (0..4).map(|_| proxy.begin("[[hang]]", false)).collect();
+        // One whose turn has not begun would move on to the next codex.
+        until("all turns have begun", PATIENCE, || proxy.calls("turn/start") == 20);
+        let codex = proxy.app_server();
+        let killed = Instant::now();
+        codex.kill();
+        for (n, stream) in streams.iter_mut().enumerate() {
+            stream.rest();
+            assert!(stream.complete);
+            assert_eq!(stream.answer.streamed_text(), format!("number-{n} b c"));
+            assert_eq!(last_error(&stream.answer)["code"], "backend_unavailable");
+        }
+        println!("16 streams were over {} ms after the kill", killed.elapsed().as_millis());
+        assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
+        for mut whole in wholes {
+            let answer = whole.response(PATIENCE);
+            assert_eq!((answer.status, &answer.json()["error"]["code"]), (503, &json!("backend_unavailable")));
+            assert!(answer.header("retry-after").is_some());
+        }
+        // The connections are still good, and the next codex serves them.
+        let stream = &mut streams[0];
+        stream.connection.post("/v1/chat/completions", &support::proxy::ask("again", false));
+        assert_eq!(stream.connection.response(PATIENCE).json()["choices"][0]["message"]["content"], "again");
+        println!("served again {} ms after the kill", killed.elapsed().as_millis());
+        assert_ne!(proxy.app_server(), codex);
     }
-    let wholes: Vec<_> = (0..4).map(|_| proxy.begin("[[hang]]", false)).collect();
-    // One whose turn has not begun would move on to the next codex.
-    until("all turns have begun", PATIENCE, || proxy.calls("turn/start") == 20);
-    let codex = proxy.app_server();
-    let killed = Instant::now();
-    codex.kill();
-    for (n, stream) in streams.iter_mut().enumerate() {
-        stream.rest();
-        assert!(stream.complete);
-        assert_eq!(stream.answer.streamed_text(), format!("number-{n} b c"));
-        assert_eq!(last_error(&stream.answer)["code"], "backend_unavailable");
-    }
-    println!("16 streams were over {} ms after the kill", killed.elapsed().as_millis());
-    assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
-    for mut whole in wholes {
-        let answer = whole.response(PATIENCE);
-        assert_eq!((answer.status, &answer.json()["error"]["code"]), (503, &json!("backend_unavailable")));
-        assert!(answer.header("retry-after").is_some());
-    }
-    // The connections are still good, and the next codex serves them.
-    let stream = &mut streams[0];
-    stream.connection.post("/v1/chat/completions", &support::proxy::ask("again", false));
-    assert_eq!(stream.connection.response(PATIENCE).json()["choices"][0]["message"]["content"], "again");
-    println!("served again {} ms after the kill", killed.elapsed().as_millis());
-    assert_ne!(proxy.app_server(), codex);
 }
 
 #[test]
 fn requests_that_come_while_codex_is_away_wait_and_are_served() {
-    let proxy = Proxy::fake().start();
-    proxy.home.write("faults", "late=initialize:600");
-    proxy.app_server().kill();
-    let begun = Instant::now();
-    until("it is seen", PATIENCE, || proxy.ready().status == 503);
-    let mut waiting: Vec<_> = ["one", "two", "three", "four"].map(|word| (word, proxy.begin(word, false))).into();
-    for (word, connection) in &mut waiting {
-        let answer = connection.response(PATIENCE);
-        assert_eq!(answer.json()["choices"][0]["message"]["content"], *word, "{}", answer.text());
+    for version in PROTOCOLS {
+        let proxy = Proxy::version(version).start();
+        proxy.home.write("faults", "late=initialize:600");
+        proxy.app_server().kill();
+        let begun = Instant::now();
+        until("it is seen", PATIENCE, || proxy.ready().status == 503);
+        let mut waiting: Vec<_> = ["one", "two", "three", "four"].map(|word| (word, proxy.begin(word, false))).into();
+        for (word, connection) in &mut waiting {
+            let answer = connection.response(PATIENCE);
+            assert_eq!(answer.json()["choices"][0]["message"]["content"], *word, "{}", answer.text());
+        }
+        assert!(begun.elapsed() >= Duration::from_millis(600), "{:?}", begun.elapsed());
     }
-    assert!(begun.elapsed() >= Duration::from_millis(600), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -125,23 +130,75 @@ fn a_dead_codex_whose_output_somebody_holds_open_is_given_up() {
 
 #[test]
 fn a_codex_that_dies_in_the_middle_of_a_line_leaves_no_half_of_it() {
-    let proxy = Proxy::fake().start();
-    let answer = proxy.stream("[[say a b c]] [[gap 30]] [[die-in-line]]");
-    assert_eq!(answer.streamed_text(), "a b c");
-    assert_eq!(last_error(&answer)["code"], "backend_unavailable");
-    assert_eq!(proxy.chat("next").status, 200);
-    let plain = proxy.chat("[[die]] [[say x]]");
-    assert_eq!((plain.status, &plain.json()["error"]["code"]), (503, &json!("backend_unavailable")));
+    for version in PROTOCOLS {
+        let proxy = Proxy::version(version).start();
+        let answer = proxy.stream("[[say a b c]] [[gap 30]] [[die-in-line]]");
+        assert_eq!(answer.streamed_text(), "a b c");
+        assert_eq!(last_error(&answer)["code"], "backend_unavailable");
+        assert_eq!(proxy.chat("next").status, 200);
+        let plain = proxy.chat("[[die]] [[say x]]");
+        assert_eq!((plain.status, &plain.json()["error"]["code"]), (503, &json!("backend_unavailable")));
+    }
 }
 
 #[test]
 fn a_request_that_reached_no_model_moves_on_to_the_next_codex_and_one_that_may_have_does_not() {
-    for (method, status) in [("thread/start", 200), ("thread/inject_items", 200), ("turn/start", 503)] {
-        let proxy = Proxy::fake().faults(&format!("die={method}")).start();
+    let [new, old] = PROTOCOLS;
+    for (version, method, status) in [
+        (new, "thread/start", 200),
+        (new, "thread/inject_items", 200),
+        (new, "turn/start", 503),
+        (new, "thread/unsubscribe", 200),
+        (old, "newConversation", 200),
+        (old, "addConversationListener", 200),
+        (old, "sendUserMessage", 503),
+        (old, "removeConversationListener", 200),
+        (old, "archiveConversation", 200),
+    ] {
+        let proxy = Proxy::version(version).faults(&format!("die={method}")).start();
         proxy.home.write("faults", "");
         let answer = proxy.chat("moved");
         assert_eq!(answer.status, status, "{method}: {}", answer.text());
+        until("another was started", PATIENCE, || proxy.gauge("app_server_starts_total") == 2);
         assert_eq!(proxy.chat("next").status, 200);
+    }
+}
+
+#[test]
+fn whenever_codex_dies_a_request_has_an_end_and_the_next_is_served() {
+    // From the first line that it reads to the last of a turn, those of the start among them.
+    let points = PROTOCOLS.iter().zip([8, 9]);
+    for (version, lines) in points.flat_map(|(version, last)| (1..=last).map(move |lines| (version, lines))) {
+        let proxy = Proxy::version(version).faults(&format!("exit-after={lines}")).listening();
+        let mut waiting = proxy.begin("waiting", false);
+        until("one has died", PATIENCE, || {
+            proxy.process.stderr().contains("app-server died") || proxy.gauge("app_server_starts_total") > 1
+        });
+        proxy.home.write("faults", "");
+        let answer = waiting.response(PATIENCE);
+        let told = (answer.status, answer.json()["error"]["code"].clone());
+        assert!(
+            [(200, Value::Null), (503, json!("backend_unavailable"))].contains(&told),
+            "{version} {lines}: {told:?}"
+        );
+        // The one that took over may still have been of that kind.
+        until("the next is served", PATIENCE, || proxy.chat("next").status == 200);
+        proxy.wait_until_ready(PATIENCE);
+        proxy.wait_until_running(0, PATIENCE);
+    }
+}
+
+#[test]
+fn a_codex_that_refuses_the_handshake_is_ended_and_named() {
+    for version in PROTOCOLS {
+        let proxy = Proxy::version(version).env("PROXY_QUEUE_MS", "200").faults("error=initialize:-32603").listening();
+        until("the reason is known", PATIENCE, || proxy.reason().contains("scripted error of initialize"));
+        assert_eq!((proxy.ready().status, proxy.chat("x").status), (503, 503));
+        until("it was tried again", PATIENCE, || proxy.book("starts").len() >= 3);
+        until("no old one is left", PATIENCE, || proxy.app_servers().len() <= 1);
+        proxy.home.write("faults", "");
+        proxy.wait_until_ready(PATIENCE);
+        assert_eq!(proxy.chat("x").status, 200);
     }
 }
 

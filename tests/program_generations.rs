@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 mod support;
 
 use support::process::{Seen, send};
-use support::{PATIENCE, Proxy, TempDir, model, until};
+use support::{PATIENCE, PROTOCOLS, Proxy, TempDir, model, until};
 
 #[track_caller]
 fn hello(proxy: &Proxy, text: &str) {
@@ -89,19 +89,23 @@ fn a_codex_that_has_grown_is_replaced_while_a_long_stream_ends_on_it() {
 
 #[test]
 fn replacements_under_load_fail_no_request() {
-    let proxy = Proxy::fake().env("PROXY_APP_SERVER_GROWTH_MB", "16").start();
-    hello(&proxy, "fresh");
-    until("it was measured", PATIENCE, || proxy.process.stderr().contains("app-server 1: "));
-    let stop = Arc::new(AtomicBool::new(false));
-    let loads: Vec<_> = (0..3).map(|_| load(&proxy, &stop)).collect();
-    until("three were replaced", PATIENCE, || {
-        hello(&proxy, "[[grow 12]] x");
-        proxy.gauge("app_server_starts_total") >= 4
-    });
-    stop.store(true, Ordering::Relaxed);
-    let results: Vec<_> = loads.into_iter().map(|load| load.join().unwrap()).collect();
-    println!("answers and slowest, while three were replaced: {results:?}");
-    until("one is left", Duration::from_secs(5), || proxy.app_servers().len() == 1 && homes(proxy.home.path()) == 1);
+    for version in PROTOCOLS {
+        let proxy = Proxy::version(version).env("PROXY_APP_SERVER_GROWTH_MB", "16").start();
+        hello(&proxy, "fresh");
+        until("it was measured", PATIENCE, || proxy.process.stderr().contains("app-server 1: "));
+        let stop = Arc::new(AtomicBool::new(false));
+        let loads: Vec<_> = (0..3).map(|_| load(&proxy, &stop)).collect();
+        until("three were replaced", PATIENCE, || {
+            hello(&proxy, "[[grow 12]] x");
+            proxy.gauge("app_server_starts_total") >= 4
+        });
+        stop.store(true, Ordering::Relaxed);
+        let results: Vec<_> = loads.into_iter().map(|load| load.join().unwrap()).collect();
+        println!("answers and slowest, while three were replaced: {results:?}");
+        until("one is left", Duration::from_secs(5), || {
+            proxy.app_servers().len() == 1 && homes(proxy.home.path()) == 1
+        });
+    }
 }
 
 #[test]
@@ -184,9 +188,9 @@ fn a_configuration_that_codex_refuses_from_the_start_is_told_in_readyz() {
     proxy.wait_until_ready(Duration::from_secs(2));
 }
 
-#[test]
-fn a_codex_that_stands_still_is_found_and_replaced() {
-    let proxy = Proxy::fake().env("PROXY_QUEUE_MS", "20000").start();
+#[track_caller]
+fn stands_still(version: &str) {
+    let proxy = Proxy::version(version).env("PROXY_QUEUE_MS", "20000").start();
     let mut stream = proxy.open("[[say a]] [[hang]]");
     stream.until("a\"}");
     let (old, begun) = (proxy.app_server(), Instant::now());
@@ -199,10 +203,32 @@ fn a_codex_that_stands_still_is_found_and_replaced() {
     wait_for_the_next(&proxy, &old, Duration::from_secs(1));
 }
 
+/// It still says something, and so is found by what it does not answer.
+#[track_caller]
+fn stops_reading(version: &str) {
+    // What is asked at the start it reads.
+    let proxy = Proxy::version(version).env("PROXY_QUEUE_MS", "20000").faults("deaf-after=4").start();
+    let old = proxy.app_server();
+    proxy.home.write("faults", "");
+    // More than a pipe holds.
+    let prompt = "word ".repeat(100_000);
+    hello(&proxy, &prompt);
+    wait_for_the_next(&proxy, &old, Duration::from_secs(1));
+    proxy.wait_until_running(0, PATIENCE);
+}
+
+#[test]
+fn a_codex_that_stands_still_or_stops_reading_is_found_and_replaced() {
+    // That takes ten seconds, so all at once.
+    let found = |case: fn(&str), version: &'static str| threads::spawn("case", move || case(version)).unwrap();
+    let cases: Vec<_> = PROTOCOLS.map(|version| [found(stands_still, version), found(stops_reading, version)]).into();
+    cases.into_iter().flatten().for_each(|case| case.join().unwrap());
+}
+
 #[test]
 fn a_codex_that_ignores_an_interrupt_is_replaced() {
-    for direction in ["interrupt-deaf", "interrupt-lost"] {
-        let proxy = Proxy::fake().env("PROXY_SSE_MAX_CONCURRENCY", "1").start();
+    for (version, direction) in PROTOCOLS.iter().flat_map(|v| [(v, "interrupt-deaf"), (v, "interrupt-lost")]) {
+        let proxy = Proxy::version(version).env("PROXY_SSE_MAX_CONCURRENCY", "1").start();
         let old = proxy.app_server();
         let mut stream = proxy.open(&format!("[[say a]] [[hang]] [[{direction}]]"));
         stream.until("a\"}");
@@ -216,15 +242,19 @@ fn a_codex_that_ignores_an_interrupt_is_replaced() {
 
 #[test]
 fn a_call_that_is_not_answered_in_time_disturbs_no_other_turn() {
-    let proxy = Proxy::fake().env("PROXY_IDLE_TIMEOUT_MS", "400").faults("mute=thread/start:1").start();
-    let mut muted = proxy.begin("x", false);
-    until("the call was made", PATIENCE, || proxy.gauge("turns_running") == 1);
-    let other = proxy.stream("[[say a b c d e f g h i j]] [[gap 150]]");
-    assert_eq!(other.streamed_text(), "a b c d e f g h i j", "{}", proxy.process.stderr());
-    let answer = muted.response(PATIENCE);
-    assert_eq!((answer.status, &answer.json()["error"]["code"]), (504, &json!("timeout")));
-    assert!(answer.text().contains("PROXY_IDLE_TIMEOUT_MS"));
-    assert_eq!(proxy.gauge("app_server_starts_total"), 1);
+    let calls = ["thread/start", "newConversation", "addConversationListener"];
+    for (call, version) in calls.into_iter().zip([PROTOCOLS[0], PROTOCOLS[1], PROTOCOLS[1]]) {
+        let proxy =
+            Proxy::version(version).env("PROXY_IDLE_TIMEOUT_MS", "400").faults(&format!("mute={call}:1")).start();
+        let mut muted = proxy.begin("x", false);
+        until("the call was made", PATIENCE, || proxy.gauge("turns_running") == 1);
+        let other = proxy.stream("[[say a b c d e f g h i j]] [[gap 150]]");
+        assert_eq!(other.streamed_text(), "a b c d e f g h i j", "{}", proxy.process.stderr());
+        let answer = muted.response(PATIENCE);
+        assert_eq!((answer.status, &answer.json()["error"]["code"]), (504, &json!("timeout")), "{call}");
+        assert!(answer.text().contains("PROXY_IDLE_TIMEOUT_MS"));
+        assert_eq!(proxy.gauge("app_server_starts_total"), 1);
+    }
 }
 
 #[test]

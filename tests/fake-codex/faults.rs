@@ -5,7 +5,6 @@
 //! | `exit-at-start` | ends at once with status 1 and a line on stderr |
 //! | `debug-hangs`, `debug-fails` | `codex debug models` never ends; fails |
 //! | `exit-after=N` | ends after N lines were read |
-//! | `deaf` | reads nothing more after the handshake |
 //! | `deaf-after=N` | reads nothing more after N lines |
 //! | `stderr=BYTES` | so many bytes on stderr at start |
 //! | `ignore-eof`, `ignore-term` | does not end when it should |
@@ -17,7 +16,6 @@
 //! | `error=METHOD:CODE[:N]` | the reply is an error |
 //! | `overloaded=METHOD:N` | the first N calls are answered -32001 |
 //! | `die=METHOD` | the process ends instead of a reply |
-//! | `missing=METHOD` | the method does not exist in this version |
 
 use std::collections::HashMap;
 use std::os::unix::process::CommandExt;
@@ -97,12 +95,6 @@ impl Faults {
                     );
                 }
                 "overloaded" if within(0) => return Fate::Error(-32001, "Server overloaded; retry later.".to_owned()),
-                "missing" => {
-                    let text = format!(
-                        "Invalid request: unknown variant `{method}`, expected one of `initialize`, `thread/start`"
-                    );
-                    return Fate::Error(-32600, text);
-                }
                 _ => {}
             }
         }

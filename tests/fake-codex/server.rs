@@ -307,7 +307,7 @@ pub(crate) fn run() -> std::io::Result<()> {
     }
     crate::flood_stderr(faults.number("stderr").unwrap_or(0));
     let (exit_after, deaf_after) = (faults.number("exit-after"), faults.number("deaf-after"));
-    let (deaf, ignore_eof) = (faults.has("deaf"), faults.has("ignore-eof"));
+    let ignore_eof = faults.has("ignore-eof");
     let version = std::env::var("FAKE_CODEX_VERSION").unwrap_or_else(|_| "0.169.0".to_owned());
     let state = Mutex::new(State { faults, ..State::default() });
     let age = Age::of(&std::env::var("FAKE_CODEX_SPEAKS").unwrap_or_else(|_| version.clone()));
@@ -328,8 +328,7 @@ pub(crate) fn run() -> std::io::Result<()> {
         if exit_after.is_some_and(|after| count >= after) {
             std::process::exit(4);
         }
-        // The handshake is two lines: the request and the notification.
-        if deaf_after.is_some_and(|after| count >= after) || (deaf && count >= 2) {
+        if deaf_after.is_some_and(|after| count >= after) {
             wait_for_ever();
         }
     }

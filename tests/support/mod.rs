@@ -17,7 +17,7 @@ pub mod wait;
 pub use client::{Connection, Response, Stream};
 pub use model::Model;
 pub use process::Process;
-pub use proxy::{Builder, Proxy};
+pub use proxy::{Builder, PROTOCOLS, Proxy};
 pub use wait::{PATIENCE, eventually, until};
 
 /// A directory that goes with its test.

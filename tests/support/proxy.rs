@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 use super::process::{Seen, descendants, wait_until_gone};
 use super::{Connection, Model, PATIENCE, Process, Response, Stream, TempDir, client, eventually, model, until};
 
+/// A version of each protocol, for what is to be the same with both.
+pub const PROTOCOLS: [&str; 2] = ["0.169.0", "0.50.0"];
+
 /// How the program is to be started.
 pub struct Builder {
     command: Command,
