@@ -1,22 +1,17 @@
 //! The program from its first line to its last: start in order, serve, end in order.
 
 use std::io::Write;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::RecvTimeoutError;
 
-use crate::api::responses::store::Store;
 use crate::backend::supervisor::Supervisor;
 use crate::config::{Config, Notice};
 use crate::deadline::CancelCause;
 use crate::exit::Exit;
-use crate::http::cors::Cors;
 use crate::http::service::App;
 use crate::http::{Limits, Listener};
-use crate::keys::Keys;
-use crate::metrics::Metrics;
-use crate::permits::Permits;
 use crate::{logs, shutdown};
 
 /// Bytes that all bodies hold together.
@@ -45,20 +40,7 @@ fn serve(config: Arc<Config>) -> Result<(), String> {
     let signals = shutdown::install().map_err(|e| format!("signals cannot be caught: {e}"))?;
     log::info!("CODEX_HOME is {}: {}", config.codex_home.path.display(), config.codex_home.reason);
     let (supervisor, codex) = Supervisor::start(Arc::clone(&config)).map_err(|e| format!("no thread to start: {e}"))?;
-    let hours = Duration::from_secs(config.response_store_hours.saturating_mul(3600));
-    let megabytes = usize::try_from(config.response_store_mb).unwrap_or(usize::MAX);
-    let store = Store::new(megabytes.saturating_mul(1 << 20), hours);
-    let app = App {
-        supervisor: supervisor.clone(),
-        permits: Permits::new(config.max_turns),
-        keys: Keys::new(config.keys.iter().map(|key| key.reveal().to_owned())),
-        aliases: config.model_aliases.clone(),
-        store: Mutex::new(store),
-        metrics: Metrics::default(),
-        began: Instant::now(),
-        cors: Cors::new(config.cors, &config.cors_origins),
-        config: Arc::clone(&config),
-    };
+    let app = App::new(Arc::clone(&config), supervisor.clone());
     let mut server = listener.start(Arc::new(app)).map_err(|e| format!("no thread to listen: {e}"))?;
     let mut stdout = std::io::stdout();
     let line = writeln!(stdout, "listening on http://{}/v1", server.local_addr());

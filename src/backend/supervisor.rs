@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, select, unbounded};
+use serde::Serialize;
 
 use super::process::Starting;
 use super::shared::{Event, Lease, Shared, State};
@@ -30,7 +31,7 @@ pub struct Status {
 }
 
 /// The codex in service.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct CodexStatus {
     /// `0.169.0`.
     pub version: String,

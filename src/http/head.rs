@@ -7,7 +7,6 @@ use httparse::Status;
 use tiny_http::{HTTPVersion, Method};
 
 use crate::api::error::ApiError;
-use crate::keys::Keys;
 
 /// Bytes of a head, the empty line at its end included.
 pub const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -78,11 +77,6 @@ impl Head {
     /// The first header of this name, in any case of the letters; bytes that are not UTF-8 are U+FFFD.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.all(name).next()
-    }
-
-    /// The number of the key that the request carries, if it is one of `keys`; 0 where none is needed.
-    pub fn accepted_by(&self, keys: &Keys) -> Option<usize> {
-        keys.accept(self.header("authorization"), self.header("x-api-key"))
     }
 
     fn all<'h>(&'h self, name: &str) -> impl Iterator<Item = &'h str> {

@@ -25,7 +25,7 @@ pub use tiny_http::{HTTPVersion, Method, StatusCode};
 
 mod body;
 mod connection;
-pub mod cors;
+mod cors;
 mod exchange;
 mod head;
 mod listener;

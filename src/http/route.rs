@@ -2,7 +2,7 @@
 
 use tiny_http::Method;
 
-use super::{Head, Response};
+use super::Response;
 use crate::api::error::ApiError;
 
 /// A path that exists.
@@ -40,29 +40,36 @@ impl Route {
             "/metrics" => return Some(Self::Metrics),
             _ => {}
         }
-        let short = path.strip_prefix("/v1").filter(|rest| rest.starts_with('/')).unwrap_or(path);
-        match short {
-            "/chat/completions" => Some(Self::ChatCompletions),
-            "/completions" => Some(Self::Completions),
-            "/responses" => Some(Self::Responses),
-            "/models" => Some(Self::Models),
-            _ => {
-                let named = |prefix| short.strip_prefix(prefix).filter(|id| !id.is_empty()).map(percent_decode);
-                named("/models/").map(Self::Model).or_else(|| named("/responses/").map(Self::Response))
-            }
+        match path.strip_prefix("/v1/").or_else(|| path.strip_prefix('/'))? {
+            "chat/completions" => Some(Self::ChatCompletions),
+            "completions" => Some(Self::Completions),
+            "responses" => Some(Self::Responses),
+            "models" => Some(Self::Models),
+            short => match short.split_once('/')? {
+                (_, "") => None,
+                ("models", id) => Some(Self::Model(percent_decode(id))),
+                ("responses", id) => Some(Self::Response(percent_decode(id))),
+                _ => None,
+            },
+        }
+    }
+
+    /// Its name in `/metrics`, and its verbs, as an `Allow` header names them.
+    fn facts(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::ChatCompletions => ("chat_completions", "POST"),
+            Self::Completions => ("completions", "POST"),
+            Self::Responses => ("responses", "POST"),
+            Self::Response(_) => ("responses", "GET, HEAD, DELETE"),
+            Self::Models | Self::Model(_) => ("models", "GET, HEAD"),
+            Self::Metrics => ("metrics", "GET, HEAD"),
+            Self::Healthz | Self::Livez | Self::Readyz => ("health", "GET, HEAD"),
         }
     }
 
     /// Its name in `/metrics`.
     pub fn name(&self) -> &'static str {
-        match self {
-            Self::ChatCompletions => "chat_completions",
-            Self::Completions => "completions",
-            Self::Responses | Self::Response(_) => "responses",
-            Self::Models | Self::Model(_) => "models",
-            Self::Metrics => "metrics",
-            Self::Healthz | Self::Livez | Self::Readyz => "health",
-        }
+        self.facts().0
     }
 
     /// Whether a request may only be served with a key, once one is configured.
@@ -70,28 +77,15 @@ impl Route {
         !matches!(self, Self::Healthz | Self::Livez | Self::Readyz)
     }
 
-    /// The verbs of the route, as an `Allow` header names them.
-    pub fn allow(&self) -> &'static str {
-        match self {
-            Self::ChatCompletions | Self::Completions | Self::Responses => "POST",
-            Self::Response(_) => "GET, HEAD, DELETE",
-            Self::Models | Self::Model(_) | Self::Metrics | Self::Healthz | Self::Livez | Self::Readyz => "GET, HEAD",
-        }
-    }
-
     /// The route of a request.
     ///
     /// # Errors
     /// The answer to give instead: 404, or 405 with `Allow`.
-    pub fn find(head: &Head) -> Result<Self, Response> {
-        Self::resolve(&head.method, &head.path)
-    }
-
-    fn resolve(method: &Method, path: &str) -> Result<Self, Response> {
+    pub fn find(method: &Method, path: &str) -> Result<Self, Response> {
         let Some(route) = Self::of(path) else {
             return Err(Response::error(&ApiError::unknown_route(method.as_str(), path)));
         };
-        let allow = route.allow();
+        let allow = route.facts().1;
         if allow.split(", ").any(|verb| verb == method.as_str()) {
             return Ok(route);
         }
@@ -133,13 +127,13 @@ mod tests {
 
     #[test]
     fn verbs() {
-        assert_eq!(Route::resolve(&Method::Head, "/readyz"), Ok(Route::Readyz));
-        assert_eq!(Route::resolve(&Method::Post, "/v1/chat/completions"), Ok(Route::ChatCompletions));
-        let wrong = Route::resolve(&Method::Get, "/v1/chat/completions").unwrap_err();
+        assert_eq!(Route::find(&Method::Head, "/readyz"), Ok(Route::Readyz));
+        assert_eq!(Route::find(&Method::Post, "/v1/chat/completions"), Ok(Route::ChatCompletions));
+        let wrong = Route::find(&Method::Get, "/v1/chat/completions").unwrap_err();
         assert_eq!(wrong.status, 405);
         assert!(wrong.headers.contains(&("allow", "POST".to_owned())));
-        assert_eq!(Route::resolve(&Method::Delete, "/v1/models").unwrap_err().status, 405);
-        assert_eq!(Route::resolve(&Method::Get, "/nothing").unwrap_err().status, 404);
+        assert_eq!(Route::find(&Method::Delete, "/v1/models").unwrap_err().status, 405);
+        assert_eq!(Route::find(&Method::Get, "/nothing").unwrap_err().status, 404);
     }
 
     #[test]

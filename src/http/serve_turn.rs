@@ -22,6 +22,7 @@ struct Running<'a> {
     app: &'a App,
     request: ApiRequest,
     resolved: Resolved,
+    /// Dropped before the permits: what still runs at codex is stopped, and only then may others take its place.
     turns: Turns,
     /// The first, and those that were free when further choices began.
     permits: Vec<Permit>,
@@ -41,28 +42,24 @@ struct Answer<'e, 'c> {
 
 impl App {
     /// Serves a request that needs turns.
+    ///
+    /// # Errors
+    /// What is to be answered, as nothing was. With the code `client_gone` there is nobody left to tell.
     pub(super) fn serve_turn(
         &self,
         exchange: &mut Exchange<'_>,
         request: ApiRequest,
         owner: Owner,
         record: &mut Record,
-    ) -> io::Result<()> {
+    ) -> Result<(), ApiError> {
         let stream = request.stream;
-        let (mut running, encoder) = match self.begin(exchange, request, record) {
-            Ok(begun) => begun,
-            Err(error) if error.code == Some("client_gone") => return Err(io::Error::other(error.message)),
-            Err(error) => {
-                record.end = error.code.unwrap_or(error.kind).to_owned();
-                return exchange.error(&error);
-            }
-        };
+        let (mut running, encoder) = self.begin(exchange, request, record)?;
         let mut answer = Answer { exchange, encoder, stream, opened: false, out: Vec::new() };
-        let result = running.run(&mut answer, owner, record);
+        let result = running.run(&mut answer, owner, record).or_else(|error| {
+            record.end = format!("{:?}: {error}", error.kind);
+            answer.fail(&error)
+        });
         record.tokens = Some(answer.encoder.spent());
-        // The answer is out. What still runs at codex is stopped now, and only then may others take its place.
-        drop(running.turns);
-        drop(running.permits);
         result
     }
 
@@ -127,27 +124,22 @@ impl Running<'_> {
         Ok(())
     }
 
-    fn run(&mut self, answer: &mut Answer<'_, '_>, owner: Owner, record: &mut Record) -> io::Result<()> {
+    fn run(&mut self, answer: &mut Answer<'_, '_>, owner: Owner, record: &mut Record) -> Result<(), TurnError> {
         let config = &self.app.config;
         let open_at = Instant::now() + config.stream_open;
         let keepalive = (config.sse_keepalive_form != KeepaliveForm::Off).then_some(config.sse_keepalive);
         let mut last_write = Instant::now();
         let mut events = Vec::new();
         while self.running > 0 || self.left() {
-            let started = self.start_more();
+            self.start_more()?;
             let until = match (answer.stream, answer.opened) {
                 (false, _) => None,
                 (true, false) => Some(open_at),
                 (true, true) => keepalive.map(|gap| last_write + gap),
             };
-            if started.is_ok() {
-                self.turns.next(until, &mut events);
-            }
-            if let Err(error) = started.and_then(|()| self.take_in(&mut events, answer, record)) {
-                record.end = format!("{:?}: {error}", error.kind);
-                return answer.fail(&error);
-            }
-            if !answer.out.is_empty() {
+            self.turns.next(until, &mut events);
+            self.take_in(&mut events, answer, record)?;
+            if answer.stream && !answer.out.is_empty() {
                 answer.flush()?;
                 last_write = Instant::now();
             }
@@ -209,40 +201,38 @@ impl Answer<'_, '_> {
         }
     }
 
-    /// Sends what has been encoded, if it is a stream; a whole answer goes out at its end.
-    fn flush(&mut self) -> io::Result<()> {
-        if !self.stream {
-            return Ok(());
-        }
+    /// Sends what has been encoded of a stream.
+    fn flush(&mut self) -> Result<(), TurnError> {
         if !self.opened {
             self.opened = true;
-            self.exchange.start_stream()?;
+            self.exchange.start_stream().map_err(gone)?;
         }
         let result = self.exchange.write(&self.out);
         self.out.clear();
-        result
+        result.map_err(gone)
     }
 
-    fn finish(&mut self) -> io::Result<()> {
+    fn finish(&mut self) -> Result<(), TurnError> {
         if self.stream {
             self.flush()?;
-            return self.exchange.end_stream();
+            return self.exchange.end_stream().map_err(gone);
         }
-        self.exchange.respond(Response::json(200, std::mem::take(&mut self.out)))
+        self.exchange.respond(Response::json(200, std::mem::take(&mut self.out))).map_err(gone)
     }
 
-    fn fail(&mut self, error: &TurnError) -> io::Result<()> {
-        if error.kind == TurnErrorKind::ClientGone {
-            return Err(io::Error::other(error.message.clone()));
+    /// Tells of an error in the stream, if it has begun.
+    fn fail(&mut self, error: &TurnError) -> Result<(), ApiError> {
+        let told = ApiError::from(error);
+        if !self.opened || error.kind == TurnErrorKind::ClientGone {
+            return Err(told);
         }
-        let error = ApiError::from(error);
-        if !self.opened {
-            return self.exchange.error(&error);
-        }
-        self.encoder.fail(&error, &mut self.out);
-        self.flush()?;
-        self.exchange.end_stream()
+        self.encoder.fail(&told, &mut self.out);
+        self.finish().map_err(|error| ApiError::from(&error))
     }
+}
+
+fn gone(error: io::Error) -> TurnError {
+    TurnError::new(TurnErrorKind::ClientGone, error.to_string())
 }
 
 fn reason(finish: Finish) -> &'static str {

@@ -5,21 +5,19 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::cors::Cors;
 use super::route::Route;
-use super::{Exchange, Method, Response, Service};
+use super::{Exchange, Method, Response, Service, cors};
 use crate::api::error::ApiError;
 use crate::api::models::Names;
 use crate::api::responses::store::{Owner, Store, not_found};
 use crate::api::usage::Spent;
 use crate::api::{ApiRequest, chat, completions, responses};
-use crate::backend::supervisor::Supervisor;
+use crate::backend::supervisor::{CodexStatus, Status, Supervisor};
 use crate::config::{Config, names};
 use crate::deadline::Deadline;
-use crate::keys::Keys;
+use crate::keys;
 use crate::metrics::{Gauges, Metrics};
 use crate::permits::Permits;
-use crate::turn::Aliases;
 use crate::turn::Models;
 
 /// How long the supervisor's thread may stand still before `/livez` fails.
@@ -27,24 +25,12 @@ const STILL: Duration = Duration::from_secs(30);
 
 /// The application: settings and the parts that serve requests.
 pub struct App {
-    /// The settings.
-    pub config: Arc<Config>,
-    /// Which codex serves.
-    pub supervisor: Supervisor,
-    /// How many turns run at once.
-    pub permits: Permits,
-    /// Who may ask.
-    pub keys: Keys,
-    /// Further names of models.
-    pub aliases: Aliases,
-    /// Which browsers may read answers.
-    pub cors: Cors,
-    /// Answers of `/v1/responses` by id.
-    pub store: Mutex<Store>,
-    /// What was served.
-    pub metrics: Metrics,
-    /// When the program started.
-    pub began: Instant,
+    pub(super) config: Arc<Config>,
+    pub(super) supervisor: Supervisor,
+    pub(super) permits: Permits,
+    store: Mutex<Store>,
+    metrics: Metrics,
+    began: Instant,
 }
 
 /// What the log says about a request when it is over.
@@ -64,80 +50,83 @@ pub(super) struct Record {
 
 impl Service for App {
     fn serve(&self, exchange: &mut Exchange<'_>) {
+        exchange.add_headers(cors::headers(&self.config, exchange.head()));
         let mut record = Record::default();
         let answered = match self.dispatch(exchange, &mut record) {
-            Ok(answered) => answered,
-            Err(response) => exchange.respond(response),
+            Ok(response) => response.map_or(Ok(()), |response| exchange.respond(response)),
+            Err(error) if error.code == Some("client_gone") => Err(std::io::Error::other(error.message)),
+            Err(error) => {
+                if record.end.is_empty() {
+                    record.end = error.code.unwrap_or(error.kind).to_owned();
+                }
+                exchange.error(&error)
+            }
         };
-        if let Err(e) = answered {
-            record.end = format!("client gone ({e})");
+        if let Err(error) = answered {
+            record.end = format!("client gone ({error})");
         }
-        self.count(exchange, &record);
-        log_request(exchange, &record);
+        self.note(exchange, &record);
     }
 }
 
 impl App {
-    fn dispatch(&self, exchange: &mut Exchange<'_>, record: &mut Record) -> Result<std::io::Result<()>, Response> {
-        exchange.add_headers(self.cors.headers(exchange.head()));
-        if let Some(answer) = self.cors.preflight(exchange.head()) {
-            return Err(answer);
-        }
-        let route = Route::find(exchange.head())?;
-        let owner = match exchange.head().accepted_by(&self.keys) {
-            None if route.needs_key() => return Err(Response::error(&ApiError::wrong_key())),
-            number => Owner(number.unwrap_or(0)),
-        };
-        match route {
-            Route::Healthz => Ok(exchange.respond(Response::json(200, r#"{"status":"ok"}"#))),
-            Route::Livez => Ok(exchange.respond(self.livez())),
-            Route::Readyz => Ok(exchange.respond(self.readyz())),
-            Route::Metrics => {
-                let gauges = Gauges {
-                    turns_running: self.permits.in_use(),
-                    turns_waiting: self.permits.waiting(),
-                    app_server_up: self.supervisor.status().codex.is_some(),
-                    app_server_starts: self.supervisor.starts(),
-                };
-                let page = Response::new(200).header("content-type", "text/plain; version=0.0.4; charset=utf-8");
-                Ok(exchange.respond(page.body(self.metrics.render(gauges))))
-            }
-            Route::Models => {
-                let models = self.models(exchange)?;
-                Ok(exchange.respond(Response::json(200, self.names(&models).list())))
-            }
-            Route::Model(id) => {
-                let models = self.models(exchange)?;
-                let entry = self.names(&models).get(&id).map_err(|error| Response::error(&error))?;
-                Ok(exchange.respond(Response::json(200, entry)))
-            }
-            Route::ChatCompletions => self.turn_of(exchange, record, owner, chat::request::parse),
-            Route::Completions => self.turn_of(exchange, record, owner, |body, _| completions::parse(body)),
-            Route::Responses => {
-                let can_store = self.config.response_store_mb > 0;
-                self.turn_of(exchange, record, owner, |body, show_reasoning| {
-                    responses::request::parse(body, show_reasoning, can_store, &|id, index| {
-                        self.store().get(owner, id, self.clock())?.items(index)
-                    })
-                })
-            }
-            Route::Response(id) => {
-                let answer = if exchange.head().method == Method::Delete {
-                    self.store().delete(owner, &id, self.clock())
-                } else {
-                    let mut store = self.store();
-                    store.get(owner, &id, self.clock()).map(|record| record.json.clone()).ok_or_else(|| not_found(&id))
-                };
-                Ok(exchange.respond(Response::json(200, answer.map_err(|error| Response::error(&error))?)))
-            }
+    /// Nothing served yet.
+    pub fn new(config: Arc<Config>, supervisor: Supervisor) -> Self {
+        let hours = Duration::from_secs(config.response_store_hours.saturating_mul(3600));
+        let megabytes = usize::try_from(config.response_store_mb).unwrap_or(usize::MAX);
+        Self {
+            permits: Permits::new(config.max_turns),
+            store: Mutex::new(Store::new(megabytes.saturating_mul(1 << 20), hours)),
+            metrics: Metrics::default(),
+            began: Instant::now(),
+            config,
+            supervisor,
         }
     }
 
-    fn count(&self, exchange: &Exchange<'_>, record: &Record) {
-        let route = Route::of(&exchange.head().path).map_or("none", |route| route.name());
-        let first = record.first.map(|first| first.duration_since(exchange.started()));
-        let usage = record.tokens.map(|spent| spent.usage).unwrap_or_default();
-        self.metrics.count(route, exchange.status().unwrap_or(0), exchange.started().elapsed(), first, usage);
+    /// The answer; `None` where it is out already.
+    fn dispatch(&self, exchange: &mut Exchange<'_>, record: &mut Record) -> Result<Option<Response>, ApiError> {
+        let head = exchange.head();
+        if let Some(answer) = cors::preflight(&self.config, head) {
+            return Ok(Some(answer));
+        }
+        let route = match Route::find(&head.method, &head.path) {
+            Ok(route) => route,
+            Err(response) => return Ok(Some(response)),
+        };
+        let key = keys::accept(&self.config.keys, head.header("authorization"), head.header("x-api-key"));
+        if key.is_none() && route.needs_key() {
+            return Err(ApiError::wrong_key());
+        }
+        let owner = Owner(key.unwrap_or(0));
+        let answer = match route {
+            Route::Healthz => Response::json(200, r#"{"status":"ok"}"#),
+            Route::Livez => self.livez(),
+            Route::Readyz => self.readyz(),
+            Route::Metrics => self.page_of_metrics(),
+            Route::Models => Response::json(200, self.names(&*self.models(exchange)?).list()),
+            Route::Model(id) => Response::json(200, self.names(&*self.models(exchange)?).get(&id)?),
+            Route::ChatCompletions => return self.turn_of(exchange, record, owner, chat::request::parse),
+            Route::Completions => {
+                return self.turn_of(exchange, record, owner, |body, _| completions::parse(body));
+            }
+            Route::Responses => {
+                let can_store = self.config.response_store_mb > 0;
+                return self.turn_of(exchange, record, owner, |body, show_reasoning| {
+                    responses::request::parse(body, show_reasoning, can_store, &|id, index| {
+                        self.store().get(owner, id, self.clock())?.items(index)
+                    })
+                });
+            }
+            Route::Response(id) if head.method == Method::Delete => {
+                Response::json(200, self.store().delete(owner, &id, self.clock())?)
+            }
+            Route::Response(id) => {
+                let kept = self.store().get(owner, &id, self.clock()).map(|record| record.json.clone());
+                Response::json(200, kept.ok_or_else(|| not_found(&id))?)
+            }
+        };
+        Ok(Some(answer))
     }
 
     /// Reads a request of one of the front ends and serves it.
@@ -147,11 +136,10 @@ impl App {
         record: &mut Record,
         owner: Owner,
         parse: impl Fn(&[u8], bool) -> Result<ApiRequest, ApiError>,
-    ) -> Result<std::io::Result<()>, Response> {
+    ) -> Result<Option<Response>, ApiError> {
         // The body goes before the turn begins: what is parsed is a second copy of it.
-        let request = exchange.read_body().and_then(|body| parse(&body, self.config.reasoning));
-        let request = request.map_err(|error| Response::error(&error))?;
-        Ok(self.serve_turn(exchange, request, owner, record))
+        let request = exchange.read_body().and_then(|body| parse(&body, self.config.reasoning))?;
+        self.serve_turn(exchange, request, owner, record).map(|()| None)
     }
 
     /// The answers that are kept. To be held for a moment only.
@@ -166,12 +154,13 @@ impl App {
 
     /// What names of models mean now.
     pub(super) fn names<'a>(&'a self, models: &'a Models) -> Names<'a> {
-        Names { models, aliases: &self.aliases, configured: self.config.codex_model.as_deref() }
+        let configured = self.config.codex_model.as_deref();
+        Names { models, aliases: &self.config.model_aliases, configured }
     }
 
-    fn models(&self, exchange: &mut Exchange<'_>) -> Result<Arc<Models>, Response> {
+    fn models(&self, exchange: &mut Exchange<'_>) -> Result<Arc<Models>, ApiError> {
         let wait = Deadline::after(names::QUEUE, self.config.queue);
-        self.supervisor.models(&wait, &exchange.cancel()).map_err(|error| Response::error(&ApiError::from(&error)))
+        self.supervisor.models(&wait, &exchange.cancel()).map_err(|error| ApiError::from(&error))
     }
 
     fn livez(&self) -> Response {
@@ -180,69 +169,66 @@ impl App {
             return Response::json(200, r#"{"status":"ok"}"#);
         }
         let reason = format!("the supervisor has not moved for {} s", still.as_secs());
-        Response::json(503, json(&Health { status: "wedged", reason: &reason, codex: None }))
+        health(503, &Health { status: "wedged", reason, codex: None })
     }
 
     fn readyz(&self) -> Response {
-        let status = self.supervisor.status();
-        let codex = status.codex.as_ref().map(|codex| Codex {
-            version: &codex.version,
-            dialect: codex.dialect,
-            prompt: codex.prompt,
-            degraded: &codex.degraded,
+        let Status { ready, reason, codex } = self.supervisor.status();
+        let (code, status) = if ready { (200, "ready") } else { (503, "not ready") };
+        health(code, &Health { status, reason, codex })
+    }
+
+    fn page_of_metrics(&self) -> Response {
+        let gauges = Gauges {
+            turns_running: self.permits.in_use(),
+            turns_waiting: self.permits.waiting(),
+            app_server_up: self.supervisor.status().codex.is_some(),
+            app_server_starts: self.supervisor.starts(),
+        };
+        let page = Response::new(200).header("content-type", "text/plain; version=0.0.4; charset=utf-8");
+        page.body(self.metrics.render(gauges))
+    }
+
+    /// Counts a request and writes its line of the log. Health checks come often and say nothing, so they are left to
+    /// `debug`.
+    fn note(&self, exchange: &Exchange<'_>, record: &Record) {
+        let (head, took) = (exchange.head(), exchange.started().elapsed());
+        let route = Route::of(&head.path);
+        let first = record.first.map(|first| first.duration_since(exchange.started()));
+        let usage = record.tokens.map(|spent| spent.usage).unwrap_or_default();
+        let name = route.as_ref().map_or("none", Route::name);
+        self.metrics.count(name, exchange.status().unwrap_or(0), took, first, usage);
+        // What a client may choose the length of.
+        let short = |text: &str| text.chars().take(100).collect::<String>();
+        let none = || "-".to_owned();
+        let tokens = record.tokens.map_or_else(none, |Spent { usage, estimated }| {
+            let mark = if estimated { "~" } else { "" };
+            format!("{mark}{}/{}/{}/{}", usage.input, usage.cached, usage.output, usage.reasoning)
         });
-        let word = if status.ready { "ready" } else { "not ready" };
-        let code = if status.ready { 200 } else { 503 };
-        Response::json(code, json(&Health { status: word, reason: &status.reason, codex }))
+        log::log!(
+            if route.is_some_and(|route| !route.needs_key()) { log::Level::Debug } else { log::Level::Info },
+            "request={} {} {} status={} model={} thread={} first_ms={} ms={} tokens={tokens} end={}",
+            exchange.request_id(),
+            head.method,
+            short(&head.path),
+            exchange.status().map_or_else(none, |status| status.to_string()),
+            record.model.as_deref().map_or_else(none, short),
+            record.thread.as_deref().unwrap_or("-"),
+            first.map_or_else(none, |first| first.as_millis().to_string()),
+            took.as_millis(),
+            if record.end.is_empty() { "answered" } else { &record.end },
+        );
     }
 }
 
 #[derive(Serialize)]
-struct Health<'a> {
-    status: &'a str,
-    reason: &'a str,
-    codex: Option<Codex<'a>>,
+struct Health {
+    status: &'static str,
+    reason: String,
+    codex: Option<CodexStatus>,
 }
 
-#[derive(Serialize)]
-struct Codex<'a> {
-    version: &'a str,
-    dialect: &'a str,
-    prompt: &'a str,
-    degraded: &'a [String],
-}
-
-fn json(value: &impl Serialize) -> String {
+fn health(code: u16, health: &Health) -> Response {
     // Strings and lists of strings always serialise.
-    serde_json::to_string(value).unwrap_or_default()
-}
-
-/// One line for each request. Health checks come often and say nothing, so they are left to `debug`.
-fn log_request(exchange: &Exchange<'_>, record: &Record) {
-    let head = exchange.head();
-    // What a client may choose the length of.
-    let short = |text: &str| text.chars().take(100).collect::<String>();
-    let path = short(&head.path);
-    let level = match Route::of(&head.path) {
-        Some(route) if !route.needs_key() => log::Level::Debug,
-        _ => log::Level::Info,
-    };
-    let tokens = record.tokens.map_or("-".to_owned(), |Spent { usage, estimated }| {
-        let mark = if estimated { "~" } else { "" };
-        format!("{mark}{}/{}/{}/{}", usage.input, usage.cached, usage.output, usage.reasoning)
-    });
-    let since = |at: Instant| at.duration_since(exchange.started()).as_millis();
-    log::log!(
-        level,
-        "request={} {} {path} status={} model={} thread={} first_ms={} ms={} tokens={} end={}",
-        exchange.request_id(),
-        &head.method,
-        exchange.status().map_or("-".to_owned(), |status| status.to_string()),
-        record.model.as_deref().map_or("-".to_owned(), short),
-        record.thread.as_deref().unwrap_or("-"),
-        record.first.map_or("-".to_owned(), |first| since(first).to_string()),
-        exchange.started().elapsed().as_millis(),
-        tokens,
-        if record.end.is_empty() { "answered" } else { &record.end },
-    );
+    Response::json(code, serde_json::to_string(health).unwrap_or_default())
 }
