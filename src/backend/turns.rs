@@ -89,7 +89,7 @@ impl Turns {
         let patience = Patience { deadline: &first, cancel: Some(&cancel) };
         let generation = Arc::clone(&lease.generation);
         let (connection, dialect, session) = (&generation.connection, generation.dialect, generation.session());
-        let failed = |error| unstarted(error, &lease);
+        let failed = |error| unstarted(error, &lease, request);
         let thread = dialect.start_thread(connection, &session, request, patience).map_err(failed)?;
         let release = |error| {
             connection.router.unsubscribe(&thread.id);
@@ -280,7 +280,7 @@ fn lost(cause: &str) -> TurnError {
     TurnError::new(TurnErrorKind::Unavailable, format!("The answer is lost: {cause}. Try again."))
 }
 
-fn unstarted(error: StartError, lease: &Lease) -> Unstarted {
+fn unstarted(error: StartError, lease: &Lease, request: &TurnRequest) -> Unstarted {
     match error {
         StartError::Early(CallError::Closed(cause)) => Unstarted::Lost(lost(&cause.to_string())),
         StartError::Late(CallError::Closed(cause)) => Unstarted::Failed(lost(&cause.to_string())),
@@ -302,8 +302,13 @@ fn unstarted(error: StartError, lease: &Lease) -> Unstarted {
                 lease.tell(Event::Missing(lease.generation.number, method));
                 return Unstarted::Lost(lost(&words));
             }
+            // Before 0.142 codex knows the efforts by name, whatever the model.
+            let unknown =
+                request.effort.as_ref().filter(|effort| error.message.contains(&format!("variant `{effort}`")));
             Unstarted::Failed(if error.is_overload() {
                 TurnError::new(TurnErrorKind::Overloaded, "Codex has too much to do; try again later.")
+            } else if let Some(effort) = unknown {
+                TurnError::new(TurnErrorKind::BadRequest, format!("This codex knows no `reasoning_effort` `{effort}`."))
             } else {
                 TurnError::new(TurnErrorKind::Upstream, "Codex refused the request; the log says why.")
             })

@@ -48,6 +48,8 @@ pub enum Feature {
     V2,
     /// A summary of reasoning need not be asked for; before, codex passes `none` on as it is.
     NoSummary,
+    /// `thread/resume` takes a history, and a thread made from one gets no texts of codex's own.
+    BareResume,
     /// `model/list` asks the network, for seconds where it is out of reach.
     SlowModelList,
     /// `turn/start.outputSchema`.
@@ -130,6 +132,7 @@ const TABLE: &[Row] = &[
     row(Feature::V1, 44, false, "").until(107).method("newConversation"),
     row(Feature::V2, 66, false, "").method("thread/start"),
     row(Feature::NoSummary, 77, false, "is always asked for a summary of the reasoning: a few more tokens of output"),
+    row(Feature::BareResume, 66, true, "").until(81),
     row(Feature::SlowModelList, 77, false, "").until(104),
     row(Feature::OutputSchema, 80, true, "takes no JSON schema for the answer: response_format json_schema is refused"),
     row(Feature::StartConfig, 80, false, ""),

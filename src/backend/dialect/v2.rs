@@ -39,6 +39,16 @@ struct ThreadStart<'a> {
     experimental_raw_events: bool,
     #[serde(skip_serializing_if = "Map::is_empty")]
     config: Map<String, Value>,
+    #[serde(flatten)]
+    resume: Option<Resume>,
+}
+
+/// Makes a thread from a history of nothing: it begins without the environment and paths that codex tells of in a new one.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Resume {
+    thread_id: &'static str,
+    history: [Value; 1],
 }
 
 #[derive(Serialize)]
@@ -77,6 +87,7 @@ pub(super) fn start_thread(
     });
     let mut config = session.thread_config.cloned().unwrap_or_default();
     config.extend(request.verbosity.as_ref().map(|verbosity| ("model_verbosity".to_owned(), json!(verbosity))));
+    let bare = session.lean && session.capabilities.has(Feature::BareResume);
     let params = ThreadStart {
         model: request.model.as_deref().or(session.model),
         cwd: session.cwd,
@@ -88,9 +99,13 @@ pub(super) fn start_thread(
         dynamic_tools: tools.collect(),
         experimental_raw_events: request.sealed || !request.tools.is_empty(),
         config,
+        // It has to look like an id, and a history like one that holds something.
+        resume: bare
+            .then(|| Resume { thread_id: "00000000-0000-0000-0000-000000000000", history: [json!({"type": "other"})] }),
     };
-    let result = connection.call("thread/start", params, patience)?;
-    let made = parse::<Reply>("thread/start", &result)?.thread;
+    let method = if bare { "thread/resume" } else { "thread/start" };
+    let result = connection.call(method, params, patience)?;
+    let made = parse::<Reply>(method, &result)?.thread;
     Ok(Thread::new(made.id, made.path))
 }
 
