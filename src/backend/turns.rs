@@ -307,6 +307,11 @@ fn unstarted(error: StartError, lease: &Lease, request: &TurnRequest) -> Unstart
                 request.effort.as_ref().filter(|effort| error.message.contains(&format!("variant `{effort}`")));
             Unstarted::Failed(if error.is_overload() {
                 TurnError::new(TurnErrorKind::Overloaded, "Codex has too much to do; try again later.")
+            } else if error.message.contains("exceeds the maximum length") {
+                // Of what goes in as one text (0.104 – 0.169).
+                let words =
+                    "The conversation is longer than the 1,048,576 characters that this codex takes in one piece.";
+                TurnError::new(TurnErrorKind::ContextLength, words)
             } else if let Some(effort) = unknown {
                 TurnError::new(TurnErrorKind::BadRequest, format!("This codex knows no `reasoning_effort` `{effort}`."))
             } else {

@@ -8,6 +8,7 @@ import threading
 import time
 
 import harness
+from versions import LISTED
 
 
 class Bare:
@@ -55,7 +56,7 @@ class Bare:
             raise AssertionError(answer)
         return answer["result"]
 
-    def complete(self, text, model=harness.LISTED):
+    def complete(self, text, model=LISTED):
         """One completion; its text and the seconds that it took."""
         began = time.monotonic()
         params = {"model": model, "ephemeral": True, "cwd": self.home.name, "approvalPolicy": "never",

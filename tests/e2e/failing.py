@@ -2,7 +2,8 @@
 
 import unittest
 
-from harness import LISTED, ask
+from harness import ask
+from versions import LISTED
 
 APIS = {
     "chat": lambda using, prompt, **more: using.chat.completions.create(**ask(prompt, **more)),

@@ -21,12 +21,10 @@ import urllib.request
 
 import openai
 
+from versions import LISTED, OWN_TEXTS, OWN_TOOLS, VERSION
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TARGET = pathlib.Path(os.environ.get("E2E_TARGET", ROOT / "target/release"))
-VERSION = os.environ.get("E2E_CODEX_VERSION", "0.169.0")
-NEWEST = VERSION == "0.169.0"
-# A model that this codex lists and gives tools of its own when nobody prevents it.
-LISTED = {"0.169.0": "gpt-6-sol", "0.146.0": "gpt-5.6-sol", "0.142.5": "gpt-5.5"}.get(VERSION, "gpt-6-sol")
 MOCK_KEY = "key-of-the-scripted-model"
 PATIENCE = 30.0
 
@@ -301,9 +299,8 @@ def ask(text, **more):
     return {"model": LISTED, "messages": [{"role": "user", "content": text}], **more}
 
 
-# What codex is told of the lean profile before the client's words, and the tool that nothing takes from 0.142.5.
+# What codex is told of the lean profile before the client's words.
 BASE = "You are a helpful assistant."
-OWN_TOOLS = ["update_plan"] if VERSION == "0.142.5" else []
 
 
 def conversation(body):
@@ -315,7 +312,8 @@ def conversation(body):
     def short(item):
         match item["type"]:
             case "message":
-                return (item["role"], *map(part, item["content"]))
+                # Codex marks images so (0.92 – 0.120).
+                return (item["role"], *(part(one) for one in item["content"] if one.get("text") not in ("<image>", "</image>")))
             case "function_call":
                 return ("call", item["call_id"], item["name"], item["arguments"])
             case "function_call_output":
@@ -325,6 +323,10 @@ def conversation(body):
         raise AssertionError(item)
 
     items = [short(item) for item in body["input"]]
+    own = [item for item in items if any(str(item[1]).startswith(text) for text in OWN_TEXTS)]
+    if len(own) != len(OWN_TEXTS):
+        raise AssertionError(items)
+    items = [item for item in items if item not in own]
     base = [("developer", body["instructions"])] if body.get("instructions") else items[:1]
     if base != [("developer", BASE)]:
         raise AssertionError(base)
@@ -334,9 +336,9 @@ def conversation(body):
 def offered(body):
     """The tools that the model got of the client."""
     tools = body.get("tools") or []
-    if [tool["name"] for tool in tools[:len(OWN_TOOLS)]] != OWN_TOOLS:
+    if not set(OWN_TOOLS) <= {tool["name"] for tool in tools}:
         raise AssertionError(tools)
-    return tools[len(OWN_TOOLS):]
+    return [tool for tool in tools if tool["name"] not in OWN_TOOLS]
 
 
 def send_raw(port, body):

@@ -5,7 +5,8 @@ import json
 import unittest
 
 import harness
-from harness import LISTED, ask, events, eventually
+from harness import ask, events, eventually
+from versions import LISTED
 
 
 def setUpModule():

@@ -4,7 +4,8 @@ import json
 import unittest
 
 import harness
-from harness import LISTED, conversation, events
+from harness import conversation, events
+from versions import LISTED
 
 
 def setUpModule():

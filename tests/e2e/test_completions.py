@@ -6,7 +6,8 @@ import unittest
 import openai
 
 import harness
-from harness import LISTED, NEWEST, ask, conversation, eventually
+from harness import ask, conversation, eventually
+from versions import LISTED, NEWEST, told
 
 
 def setUpModule():
@@ -100,7 +101,7 @@ class Choices(Turn):
             choices, usage = answer(ask("hello [[usage 31 21 11 7]]", n=3))
             self.assertEqual(choices, [("hello", "stop")] * 3)
             self.assertEqual((usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens_details.cached_tokens), (31, 33, 21))
-            self.assertEqual([conversation(turn) for turn in model.turns()], [[("user", "hello [[usage 31 21 11 7]]")]] * 3)
+            self.assertEqual([conversation(turn) for turn in model.turns()], [told([("user", "hello [[usage 31 21 11 7]]")])] * 3)
 
     def test_n_answers_that_stop(self):
         self.assertEqual(self.both(**ask("[[words 9]]", n=3, stop="w2")), [("w0 w1 ", "stop")] * 3)
@@ -150,12 +151,12 @@ class Text(Turn):
 
     def test_prompts(self):
         self.assertEqual(self.both("hello")[0], [(0, "hello", "stop")])
-        self.assertEqual(conversation(model.turns()[0]), [("user", "hello")])
+        self.assertEqual(conversation(model.turns()[0]), told([("user", "hello")]))
         model.reset()
         choices, usage = self.both(["one [[usage 10 5 3 1]]", "two [[usage 20 5 4 1]]"], n=2)
         self.assertEqual(choices, [(0, "one", "stop"), (1, "one", "stop"), (2, "two", "stop"), (3, "two", "stop")])
         self.assertEqual((usage.prompt_tokens, usage.completion_tokens), (30, 14))
-        self.assertEqual(sorted(conversation(turn)[0][1][:3] for turn in model.turns()), ["one"] * 4 + ["two"] * 4)
+        self.assertEqual(sorted(conversation(turn)[0][1].removeprefix("[user] ")[:3] for turn in model.turns()), ["one"] * 4 + ["two"] * 4)
 
     def test_echo_stop_and_limits(self):
         self.assertEqual(self.both("[[say answer]]", echo=True)[0], [(0, "[[say answer]]answer", "stop")])

@@ -5,6 +5,7 @@ import unittest
 
 import harness
 from harness import ask, eventually
+from versions import NEWEST
 
 # Long, and never silent: up to 0.146 codex drops a connection only while the model sends.
 TALK = "[[words 3000]] [[gap 20]]"
@@ -73,7 +74,7 @@ class Leaving(Base):
         self.assertNotIn("never asked", str(model.requests()))
 
 
-if harness.NEWEST:
+if NEWEST:
     # Up to 0.146 codex keeps the connection while the model is silent, whatever one does.
     class LeavingASilentModel(Base):
         def test_while_the_model_is_silent(self):

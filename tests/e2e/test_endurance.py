@@ -9,7 +9,8 @@ import unittest
 
 import harness
 from bare import Bare
-from harness import NEWEST, ask, eventually, in_parallel
+from harness import ask, eventually, in_parallel
+from versions import NEWEST, VERSION
 
 COUNT, AT_ONCE, ROUNDS = 600, 8, 4
 PROMPT = "x" * 1500 + " [[words 20]]"
@@ -85,7 +86,7 @@ class Endurance(unittest.TestCase):
             watcher.join()
 
         ratio = statistics.median(ours) / statistics.median(theirs)
-        print(f"\n  {harness.VERSION}: fresh {fresh:.0f} MB, peak {peak[0]:.0f} MB, "
+        print(f"\n  {VERSION}: fresh {fresh:.0f} MB, peak {peak[0]:.0f} MB, "
               f"median {statistics.median(ours) * 1000:.0f} ms = {ratio:.2f} x bare, "
               f"the proxy itself from {owns[0]:.1f} to {owns[-1]:.1f} MB", flush=True)
         if NEWEST:

@@ -9,7 +9,8 @@ import openai
 
 import harness
 from failing import APIS, Failing
-from harness import LISTED, ask, events
+from harness import ask, events
+from versions import LISTED
 
 
 def setUpModule():

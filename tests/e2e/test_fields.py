@@ -5,7 +5,8 @@ import unittest
 
 import fields
 import harness
-from harness import LISTED, conversation, offered
+from harness import conversation, offered
+from versions import LISTED
 
 
 def setUpModule():

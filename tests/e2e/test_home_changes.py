@@ -11,7 +11,8 @@ import time
 import unittest
 
 import harness
-from harness import NEWEST, ask, eventually
+from harness import ask, eventually
+from versions import NEWEST, VERSION
 
 IN_USE = 2.0
 
@@ -92,7 +93,7 @@ class Base(unittest.TestCase):
                 self.fail(f"{what} after {times} s")
             load.more()
         self.assertEqual(load.failures, [])
-        print(f"\n  {harness.VERSION}: {what} after {times[-1] * 1000:.0f} ms, {load.answers} answers meanwhile")
+        print(f"\n  {VERSION}: {what} after {times[-1] * 1000:.0f} ms, {load.answers} answers meanwhile")
 
     def serving(self, proxy):
         """Those that answer requests; another one may be reading a configuration."""

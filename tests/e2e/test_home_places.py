@@ -12,7 +12,8 @@ import threading
 import unittest
 
 import harness
-from harness import NEWEST, ask, eventually, in_parallel
+from harness import ask, eventually, in_parallel
+from versions import NEWEST
 
 SECRET = "violet-hippopotamus"
 # Becomes a program for which permissions count even when root starts it.

@@ -10,7 +10,8 @@ import time
 import unittest
 
 import harness
-from harness import LISTED, MOCK_KEY, ask, eventually
+from harness import MOCK_KEY, ask, eventually
+from versions import LISTED, VERSION
 
 TOKEN = "secret-of-the-provider"
 
@@ -154,7 +155,7 @@ class Gateway(Base):
         self.assertLess(max(times), 2.0)
         turns = [request for request in model.requests() if request["path"] == "/v1/responses"]
         self.assertEqual([request["method"] for request in turns], ["POST"] * 3)
-        print(f"\n  {harness.VERSION}: {min(times) * 1000:.0f} ms for a completion over openai_base_url")
+        print(f"\n  {VERSION}: {min(times) * 1000:.0f} ms for a completion over openai_base_url")
         return proxy, {request["headers"]["authorization"] for request in turns}
 
     def test_with_the_key_of_a_login(self):

@@ -5,6 +5,7 @@ import subprocess
 import unittest
 
 import harness
+from versions import LISTED
 
 HERE = harness.ROOT / "tests/e2e"
 
@@ -17,7 +18,7 @@ class Node(unittest.TestCase):
         self.addCleanup(proxy.close)
         second = harness.Proxy(model, {"PROXY_SSE_MAX_CONCURRENCY": "2"})
         self.addCleanup(second.close)
-        env = {**os.environ, "PROXY_URL": proxy.url, "MODEL_PORT": str(model.port), "MODEL_NAME": harness.LISTED,
+        env = {**os.environ, "PROXY_URL": proxy.url, "MODEL_PORT": str(model.port), "MODEL_NAME": LISTED,
                "SECOND_URL": second.url, "SECOND_PID": str(second.process.pid)}
         ran = subprocess.run(["node", "--test", "--test-reporter=spec", *sorted(HERE.glob("*.test.cjs"))],
                              env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)

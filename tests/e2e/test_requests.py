@@ -6,10 +6,11 @@ import unittest
 import openai
 
 import harness
-from harness import LISTED, NEWEST, VERSION, ask
+from harness import ask, conversation, offered
+from versions import LISTED, OWN_TOOLS, VERSION, by_version, since, told
 
-# Bytes of anything that is not the client's.
-LIMIT = 400 if NEWEST else 1024
+# Most bytes of anything that is not the client's, as the README tells them.
+LIMIT = by_version(v44=1300, v50=4700, v66=3500, v80=3900, v81=5200, v104=2700, v107=4100, v121=3800, v125=2200, v142=800, v146=100, v169=200)
 
 
 def setUpModule():
@@ -33,9 +34,10 @@ def texts(item):
     return [part.get("text") for part in item.get("content") or []]
 
 
-def foreign(body, words):
+def foreign(body, said):
     """Bytes of instructions, tools and those items of the input that hold none of the client's words."""
-    others = [item for item in body["input"] if not set(texts(item)) <= set(words)]
+    words = {part for item in told(said) for part in item}
+    others = [item for item in body["input"] if not set(texts(item)) <= words]
     return sum(len(compact(part)) for part in (body.get("instructions") or "", body.get("tools") or [], *others))
 
 
@@ -48,34 +50,39 @@ class Sent(unittest.TestCase):
         return body
 
     def test_the_clients_messages_in_order_and_little_else(self):
-        messages = [
+        said = [
             ("system", "Be brief.\nAlways."), ("user", "  first question\u2028 "), ("assistant", "first answer"),
             ("developer", "A new rule."), ("user", "second question"),
         ]
-        words = [text for _, text in messages]
-        body = self.sent({"model": LISTED, "messages": [{"role": role, "content": text} for role, text in messages]})
-        own = [item for item in body["input"] if set(texts(item)) <= set(words)]
-        roles = ["developer" if role == "system" else role for role, _ in messages]
-        self.assertEqual([(item["role"], *texts(item)) for item in own], list(zip(roles, words)))
-        self.assertEqual(body["model"], LISTED)
-        self.assertLess(foreign(body, words), LIMIT, compact(body))
-        tools = [tool.get("name") for tool in body.get("tools") or []]
-        self.assertEqual(tools, ["update_plan"] if VERSION == "0.142.5" else [])
+        body = self.sent({"model": LISTED, "messages": [{"role": role, "content": text} for role, text in said]})
+        self.assertEqual(conversation(body), told(said))
+        self.assertEqual((body["model"], offered(body)), (LISTED, []))
+        print(f"\n  {VERSION}: {foreign(body, said)} bytes that are not the client's")
+        self.assertLess(foreign(body, said), LIMIT, compact(body))
+
+    def test_a_conversation_that_ends_otherwise(self):
+        said = [("user", "one"), ("assistant", "two"), ("developer", "three")]
+        body = self.sent({"model": LISTED, "messages": [{"role": role, "content": text} for role, text in said]})
+        self.assertEqual(conversation(body), told(said))
 
     def test_parts_of_a_message(self):
         parts = [{"type": "text", "text": "part one"}, {"type": "text", "text": "part two"}]
         body = self.sent({"model": LISTED, "messages": [{"role": "user", "content": parts}]})
-        self.assertEqual(texts(body["input"][-1]), ["part one", "part two"])
+        self.assertEqual(conversation(body), told([("user", "part one", "part two")]))
 
     def test_effort_and_verbosity_as_asked(self):
-        body = self.sent(ask("hello", reasoning_effort="high", verbosity="medium"))
+        body = self.sent(ask("hello", reasoning_effort="high", verbosity="high"))
         self.assertEqual(body["reasoning"]["effort"], "high")
-        self.assertEqual(body["text"]["verbosity"], "medium")
-        self.assertNotIn("verbosity", self.sent(ask("hello")).get("text") or {})
+        # The first models had none; until one can be left out, the service's own is asked for.
+        self.assertEqual((body.get("text") or {}).get("verbosity"), by_version(v44=None, v66="high"))
+        default = by_version(v44=None, v66="medium", v125=None)
+        self.assertEqual((self.sent(ask("hello")).get("text") or {}).get("verbosity"), default)
 
     def test_the_effort_in_the_models_name(self):
         body = self.sent(ask("hello", model=f"{LISTED}-low"))
-        self.assertEqual((body["model"], body["reasoning"]["effort"]), (LISTED, "low"))
+        # Where no model is listed, a name passes whole.
+        expected = (LISTED, "low") if since(50) else (f"{LISTED}-low", None)
+        self.assertEqual((body["model"], (body.get("reasoning") or {}).get("effort")), expected)
 
     def test_with_the_providers_own_key(self):
         self.sent(ask("hello"))
@@ -84,7 +91,7 @@ class Sent(unittest.TestCase):
 
     def test_what_is_missing_is_said(self):
         degraded = json.loads(proxy.get("/readyz")[1])["codex"]["degraded"]
-        self.assertEqual(any("update_plan" in line for line in degraded), VERSION == "0.142.5", degraded)
+        self.assertEqual(any("adds to each request" in line for line in degraded), bool(OWN_TOOLS), degraded)
 
     def test_what_settings_change(self):
         other = harness.Proxy(model, {"PROXY_REASONING": "off", "PROXY_BASE_INSTRUCTIONS": "Be terse.", "PROXY_RESPONSE_STORE_MB": "0",
@@ -106,6 +113,8 @@ class Sent(unittest.TestCase):
 
     def test_models_are_those_of_codex(self):
         names = [listed.id for listed in client.models.list()]
+        if not since(50):
+            return self.assertEqual(names, ["codex-5"])
         self.assertIn(LISTED, names)
         self.assertEqual(client.models.retrieve(LISTED).id, LISTED)
 

@@ -12,7 +12,8 @@ import openai
 import pydantic
 
 import harness
-from harness import LISTED, ask, conversation
+from harness import ask, conversation
+from versions import LISTED, needs, told
 
 
 class Kind(enum.Enum):
@@ -70,6 +71,7 @@ class Turn(unittest.TestCase):
         return (model.turns()[-1].get("text") or {}).get("format")
 
 
+@needs("schema")
 class Schemas(Turn):
     prompt = f"[[say {ANIMAL}]]"
 
@@ -83,7 +85,7 @@ class Schemas(Turn):
         self.assertEqual(schema["additionalProperties"], False)
         self.assertEqual(schema["properties"]["name"]["description"], "What it is called.")
         self.assertEqual(schema["$defs"]["Place"]["required"], ["street", "next"])
-        self.assertEqual(conversation(model.turns()[0]), [("user", self.prompt)])
+        self.assertEqual(conversation(model.turns()[0]), told([("user", self.prompt)]))
 
     def test_chat_stream(self):
         with client.chat.completions.stream(**ask(self.prompt), response_format=Animal) as stream:
@@ -117,10 +119,12 @@ class Schemas(Turn):
         with self.assertRaises(openai.LengthFinishReasonError):
             client.chat.completions.parse(**ask(self.prompt + "[[incomplete]]"), response_format=Animal)
 
+    @needs("tools")
     def test_tools_parsed_by_their_model(self):
         answer = client.chat.completions.parse(**ask(f"[[tool Animal {ANIMAL}]]"), tools=[openai.pydantic_function_tool(Animal)])
         self.assertEqual(answer.choices[0].message.tool_calls[0].function.parsed_arguments, WANTED)
 
+    @needs("tools")
     def test_with_history_and_tools_at_once(self):
         messages = [{"role": "system", "content": "S"}, {"role": "user", "content": "one"}, {"role": "assistant", "content": "{}"},
                     {"role": "user", "content": self.prompt}]
@@ -128,7 +132,7 @@ class Schemas(Turn):
                                                tools=[openai.pydantic_function_tool(Place)])
         self.assertEqual(answer.choices[0].message.parsed, WANTED)
         self.assertEqual(conversation(model.turns()[0]),
-                         [("developer", "S"), ("user", "one"), ("assistant", "{}"), ("user", self.prompt)])
+                         told([("system", "S"), ("user", "one"), ("assistant", "{}"), ("user", self.prompt)]))
 
 
 class Objects(Turn):
@@ -137,15 +141,15 @@ class Objects(Turn):
         prompt = '[[say {"a": 1}]]'
         answer = client.chat.completions.create(**ask(prompt), response_format={"type": "json_object"})
         self.assertEqual(json.loads(answer.choices[0].message.content), {"a": 1})
-        self.assertEqual(conversation(model.turns()[-1]), [("user", prompt), line])
+        self.assertEqual(conversation(model.turns()[-1]), told([("user", prompt), line]))
         self.assertIsNone(self.asked())
         answer = client.responses.create(model=LISTED, input=prompt, text={"format": {"type": "json_object"}})
         self.assertEqual(json.loads(answer.output_text), {"a": 1})
-        self.assertEqual(conversation(model.turns()[-1]), [("user", prompt), line])
+        self.assertEqual(conversation(model.turns()[-1]), told([("user", prompt), line]))
 
     def test_text(self):
         client.chat.completions.create(**ask("hi"), response_format={"type": "text"})
-        self.assertEqual((conversation(model.turns()[-1]), self.asked()), ([("user", "hi")], None))
+        self.assertEqual((conversation(model.turns()[-1]), self.asked()), (told([("user", "hi")]), None))
 
 
 class Images(Turn):
@@ -164,14 +168,14 @@ class Images(Turn):
         # Of low detail codex would leave a sentence.
         expected = [("user", "one", (urls[0], "high"), "two"), ("assistant", "seen"),
                     ("user", (urls[1], None), (urls[2], "auto")), ("user", (urls[3], "auto"), "three")]
-        self.assertEqual(conversation(model.turns()[0]), expected)
+        self.assertEqual(conversation(model.turns()[0]), told(expected))
 
         items = [{"role": message["role"], "content": message["content"] if message["role"] == "assistant" else [
             {"type": "input_text", "text": part["text"]} if "text" in part else
             {"type": "input_image", "image_url": part["image_url"]["url"], **({"detail": part["image_url"]["detail"]} if "detail" in part["image_url"] else {})}
             for part in message["content"]]} for message in messages]
         client.responses.create(model=LISTED, input=items)
-        self.assertEqual(conversation(model.turns()[1]), expected)
+        self.assertEqual(conversation(model.turns()[1]), told(expected))
 
     def test_what_cannot_be_sent(self):
         for url, word in (

@@ -3,7 +3,8 @@
 import unittest
 
 import harness
-from harness import ask
+from harness import ask, conversation
+from versions import told
 
 # The same as in tests/scripted-model/answer.rs.
 UNICODE = ("line\u2028para\u2029next\x85 👩‍👩‍👧‍👦🏳️‍🌈 e\u0301 \0 \x1f \ufeff 𝄞 \uffff \\u0000 \"quoted\" </script> "
@@ -43,7 +44,7 @@ class Text(unittest.TestCase):
     def test_unicode_in_prompts(self):
         model.reset()
         self.whole(UNICODE)
-        self.assertEqual(model.turns()[0]["input"][-1]["content"][0]["text"], UNICODE)
+        self.assertEqual(conversation(model.turns()[0]), told([("user", UNICODE)]))
 
     def test_a_megabyte_in_one_delta(self):
         self.assertTrue(self.streamed("[[big-delta 1000000]]") == filler(1_000_000))
@@ -56,7 +57,7 @@ class Text(unittest.TestCase):
         model.reset()
         text = filler(1_000_000)
         self.whole(text + "[[say ok]]")
-        self.assertTrue(model.turns()[0]["input"][-1]["content"][0]["text"] == text + "[[say ok]]")
+        self.assertTrue(conversation(model.turns()[0]) == told([("user", text + "[[say ok]]")]))
 
 
 if __name__ == "__main__":

@@ -80,6 +80,8 @@ pub enum Feature {
     Catalog,
     /// A turn may start without input after an injected history.
     EmptyInput,
+    /// Schemas of tools keep enumerations, references and alternatives.
+    Schemas,
     /// Usage is told before the turn ends.
     UsageFirst,
     /// `agents.enabled` is a switch; before, it is refused (0.104 may hang over that).
@@ -154,7 +156,6 @@ const TABLE: &[Row] = &[
         "may leave a turn without an end when many run at once: its answer is then complete a second late",
     ),
     row(Feature::Unsubscribe, 107, true, ""),
-    row(Feature::SkillSettings, 121, false, ""),
     row(
         Feature::Inject,
         121,
@@ -169,6 +170,8 @@ const TABLE: &[Row] = &[
         true,
         "wants a message of the user last: a conversation that ends otherwise goes to the model as one text",
     ),
+    row(Feature::Schemas, 142, true, ""),
+    row(Feature::SkillSettings, 142, false, ""),
     row(Feature::UsageFirst, 142, true, ""),
     row(Feature::AgentsSwitch, 146, false, ""),
     row(Feature::NoOwnTools, 146, false, ""),
@@ -193,9 +196,25 @@ const TABLE: &[Row] = &[
     row(Feature::Unloads, 156, true, "does not unload threads: its memory grows and it is replaced more often"),
 ];
 
-/// What a lean request holds beside the client's words and the base instructions: bytes of tools and texts, since which
-/// version, measured with the models that are listed.
-const HARNESS: &[(Version, &str)] = &[(Version(0, 142, 0), "its update_plan tool (about 800 bytes)")];
+/// What a lean request holds beside the client's words and the base instructions, since which version, newest first:
+/// measured with a model that is listed. No key was found that removes it.
+const HARNESS: &[(Version, &str)] = &[
+    (Version(0, 142, 0), "its update_plan tool (about 800 bytes)"),
+    (Version(0, 125, 0), "its update_plan and request_user_input tools (about 2,000 bytes)"),
+    (Version(0, 121, 0), "tools for plans, questions, patches and images (about 3,600 bytes)"),
+    (
+        Version(0, 107, 0),
+        "tools for plans, questions, patches and images, and words about its sandbox (about 4,000 bytes)",
+    ),
+    (Version(0, 104, 0), "tools for plans, patches and images, and words about its sandbox (about 2,600 bytes)"),
+    (Version(0, 81, 0), "tools for plans, patches, images and MCP, and words about its sandbox (about 5,100 bytes)"),
+    (Version(0, 66, 0), "tools for plans, patches and MCP (about 3,700 bytes)"),
+    (
+        Version(0, 50, 0),
+        "a shell that reads this machine's files, tools for plans, patches and MCP, and words about its sandbox (about 4,600 bytes)",
+    ),
+    (OLDEST, "a shell that reads this machine's files, and words about its sandbox (about 1,200 bytes)"),
+];
 
 /// Those of the v1 protocol that come often.
 const OLD_EVENTS: &[&str] = &[

@@ -32,6 +32,8 @@ const LEAN: &[(&str, &str)] = &[
     ("tools.update_plan.enabled", "false"),
     ("orchestrator.skills.enabled", "false"),
     ("notify", "[]"),
+    // A repository around the home has skills, too (0.104).
+    ("project_root_markers", "[]"),
     ("features.skip_host_skill_discovery", "true"),
 ];
 
@@ -63,7 +65,7 @@ const LEAN_FEATURES: &[&str] = &[
 /// The key that changed its type, to be false.
 const AGENTS: &str = "agents.enabled";
 
-/// Keys that only versions before 0.121 know, all to be false.
+/// Keys that only versions before 0.142 know, all to be false.
 const LEAN_OLD: &[&str] =
     &["features.collaboration_modes", "features.skills", "features.view_image_tool", "tools.view_image"];
 
@@ -73,6 +75,7 @@ const ALWAYS: &[(&str, &str)] = &[
     ("history.persistence", "\"none\""),
     ("thread_unload_delay_secs", "0"),
     ("features.plugins", "false"),
+    ("features.remote_control", "false"),
     ("features.api_key_model_discovery", "false"),
     ("analytics.enabled", "false"),
     ("otel.exporter", "\"none\""),
@@ -126,6 +129,10 @@ fn keys(overrides: &Overrides<'_>) -> Vec<(String, Value)> {
         LEAN_FEATURES.iter().for_each(|feature| add(&format!("features.{feature}"), false.into()));
         if capabilities.has(Feature::AgentsSwitch) {
             add(AGENTS, false.into());
+        }
+        if !capabilities.has(Feature::Catalog) {
+            // Else its models are asked to be brief (0.66 – 0.121); this is what their service does by itself.
+            add("model_verbosity", "medium".into());
         }
         if !capabilities.has(Feature::SkillSettings) {
             LEAN_OLD.iter().for_each(|key| add(key, false.into()));

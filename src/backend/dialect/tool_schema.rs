@@ -13,16 +13,30 @@ const MAX_BYTES: usize = 4000;
 const IDLE: [&str; 4] = ["title", "$schema", "$id", "$comment"];
 const TYPES: [&str; 7] = ["string", "number", "integer", "boolean", "object", "array", "null"];
 
-/// The description and the schema of a tool, as codex is to get them.
-pub(super) fn fit(tool: &Tool) -> (String, Value) {
+/// The description and the schema of a tool, as codex is to get them. `plain`: it keeps only what every version does.
+pub(super) fn fit(tool: &Tool, plain: bool) -> (String, Value) {
     let own: Value = serde_json::from_str(&tool.parameters).unwrap_or_default();
     let mut is_whole = true;
     let schema = reduce(&own, &mut is_whole);
-    if is_whole && schema.to_string().len() <= MAX_BYTES {
+    if is_whole && (!plain || is_plain(&own)) && schema.to_string().len() <= MAX_BYTES {
         return (tool.description.clone(), schema);
     }
     let gap = if tool.description.is_empty() { "" } else { "\n\n" };
     (format!("{}{gap}{}", tool.description, tool.parameters), schema)
+}
+
+/// Whether it is of nothing but the types and keywords that all versions keep (0.92 – 0.141 make strings or numbers of the
+/// others).
+fn is_plain(schema: &Value) -> bool {
+    schema.as_object().is_some_and(|schema| {
+        schema.iter().all(|(key, value)| match (key.as_str(), value) {
+            ("type", Value::String(name)) => !["integer", "null"].contains(&name.as_str()),
+            ("description" | "required", _) | ("additionalProperties", Value::Bool(_)) => true,
+            ("items", value) => is_plain(value),
+            ("properties", Value::Object(schemas)) => schemas.values().all(is_plain),
+            _ => false,
+        })
+    })
 }
 
 /// What of a schema comes through; `is_whole` becomes false where that is not all.
@@ -112,7 +126,7 @@ mod tests {
             "properties": {"a": {"type": ["string", "null"], "enum": ["x", null], "description": "d"}, "b": {},
                 "c": {"type": "array", "items": {"$ref": "#/$defs/d"}}, "d": {"anyOf": [{"type": "integer"}, {"type": "boolean"}]},
                 "e": {"type": "object", "additionalProperties": {"type": "number"}}}});
-        assert_eq!(fit(&tool("words", &schema)), ("words".to_owned(), schema));
+        assert_eq!(fit(&tool("words", &schema), false), ("words".to_owned(), schema));
     }
 
     #[test]
@@ -124,7 +138,7 @@ mod tests {
             (json!({"type": "array"}), json!({"type": "array", "items": {}})),
             (json!({"title": "T", "$schema": "s", "items": true}), json!({"items": {}})),
         ] {
-            assert_eq!(fit(&tool("words", &own)), ("words".to_owned(), form), "{own}");
+            assert_eq!(fit(&tool("words", &own), false), ("words".to_owned(), form), "{own}");
         }
     }
 
@@ -140,9 +154,15 @@ mod tests {
             (json!({"$ref": 5, "required": [1]}), json!({})),
             (json!([]), json!({})),
         ] {
-            assert_eq!(fit(&tool("words", &own)), (format!("words\n\n{own}"), form), "{own}");
+            assert_eq!(fit(&tool("words", &own), false), (format!("words\n\n{own}"), form), "{own}");
+        }
+        // Of the older versions, which keep less.
+        let own = json!({"type": "object", "properties": {"a": {"type": "array", "items": {"type": "number"}}}, "required": ["a"]});
+        assert_eq!(fit(&tool("words", &own), true), ("words".to_owned(), own));
+        for own in [json!({"type": "integer"}), json!({"enum": ["a"]}), json!({"properties": {"a": {"$ref": "#"}}})] {
+            assert_eq!(fit(&tool("words", &own), true).0, format!("words\n\n{own}"));
         }
         let long = json!({"type": "object", "description": "x".repeat(MAX_BYTES)});
-        assert_eq!(fit(&tool("", &long)).0, long.to_string());
+        assert_eq!(fit(&tool("", &long), false).0, long.to_string());
     }
 }

@@ -82,7 +82,7 @@ pub(super) fn start_thread(
         path: Option<String>,
     }
     let tools = request.tools.iter().map(|tool| {
-        let (description, schema) = tool_schema::fit(tool);
+        let (description, schema) = tool_schema::fit(tool, !session.capabilities.has(Feature::Schemas));
         json!({"name": names.outward(&tool.name), "description": description, "inputSchema": schema})
     });
     let mut config = session.thread_config.cloned().unwrap_or_default();

@@ -1,0 +1,107 @@
+"""What the tests expect of each version of codex, written down apart from the program's own table, which is so checked."""
+
+import functools
+import json
+import os
+import sys
+
+VERSION = os.environ.get("E2E_CODEX_VERSION", "0.169.0")
+NUMBER = tuple(int(part) for part in VERSION.split("."))
+NEWEST = VERSION == "0.169.0"
+
+
+def since(minor):
+    """Whether this is codex 0.MINOR or a later one."""
+    return NUMBER >= (0, minor, 0)
+
+
+def by_version(**values):
+    """Of values that hold from a version on (`v104` for 0.104), the one for this version."""
+    return next((value for name, value in sorted(values.items(), key=lambda pair: -int(pair[0][1:])) if since(int(name[1:]))), None)
+
+
+PROTOCOL = "v2" if since(66) else "v1"
+# The conversation reaches the model item by item; before 0.142 only one that ends with the user does.
+NATIVE, NATIVE_EVER = since(121), since(142)
+# A model that this codex lists (0.44 lists none) and gives tools of its own when nobody prevents it.
+LISTED = by_version(v44="gpt-5-codex", v66="gpt-5.1", v77="gpt-5.2", v121="gpt-5.4", v125="gpt-5.5", v146="gpt-5.6-sol", v169="gpt-6-sol")
+# What is left of codex's own tools for that model.
+MCP = ["list_mcp_resources", "list_mcp_resource_templates", "read_mcp_resource", "update_plan", "apply_patch"]
+OWN_TOOLS = by_version(
+    v44=["shell"], v50=["shell", *MCP], v66=MCP, v80=[*MCP, "view_image"], v104=["update_plan", "apply_patch", "view_image"],
+    v107=["update_plan", "request_user_input", "apply_patch", "view_image"], v125=["update_plan", "request_user_input"],
+    v142=["update_plan"], v146=[],
+)
+# How codex's own texts begin that no setting removes.
+OWN_TEXTS = by_version(v44=["<environment_context>"], v66=[], v81=["<permissions instructions>", "<environment_context>"], v121=[])
+# Codex tells no usage of a response before its calls were answered.
+UNCOUNTED = since(131) and not since(146)
+# What is asked of codex, since which version, and a request that shows that it is not there.
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "properties": {}, "additionalProperties": False}}}
+NEEDS = {
+    "tools": (92, {"tools": [{"type": "function", "function": {"name": "add"}}]}),
+    "schema": (80, {"response_format": SCHEMA}),
+}
+# What was shown to be missing as documented, by the test that would need it.
+DEGRADED = {}
+
+
+def is_native(items):
+    """Whether this codex gives a conversation to the model item by item."""
+    return NATIVE and (NATIVE_EVER or items[-1][0] == "user")
+
+
+def told(items):
+    """A conversation as the model is to get it from this codex, in the words of harness.conversation(). Roles are those of
+    the client; item by item, codex knows `developer` only."""
+    if is_native(items):
+        items = [("developer", *item[1:]) if item[0] == "system" else item for item in items]
+        # Before 0.142 the detail of an image is lost.
+        return items if NATIVE_EVER else [tuple((part[0], None) if isinstance(part, tuple) else part for part in item) for item in items]
+    lines, images = [], []
+    for kind, *rest in items:
+        match kind:
+            case "call":
+                lines.append(f"[tool_call {rest[0]}] {rest[1]} {rest[2]}")
+            case "output":
+                lines.append(f"[tool {rest[0]}] {rest[1]}")
+            case "reasoning":
+                pass
+            case role:
+                lines.append(f"[{role}] " + "".join(part for part in rest if isinstance(part, str)))
+                images += [(part[0], None) for part in rest if not isinstance(part, str)]
+    return [("user", "\n".join(lines), *images)]
+
+
+def refused(test, need):
+    """Checks that what this codex lacks is a clear 400 and named by /readyz."""
+    minor, more = NEEDS[need]
+    proxy = sys.modules[type(test).__module__].proxy
+    status, _, text = proxy.post({"model": LISTED, "messages": [{"role": "user", "content": "x"}], **more})
+    error = json.loads(text)["error"]
+    test.assertEqual((status, error["code"]), (400, "unsupported_parameter"), text)
+    test.assertIn(f"0.{minor}.0 or newer", error["message"])
+    degraded = json.loads(proxy.get("/readyz")[1])["codex"]["degraded"]
+    test.assertTrue(any(need in line for line in degraded), degraded)
+
+
+def needs(need):
+    """For a test of what not every codex has: where it is missing, that is shown to be as documented."""
+    def change(function):
+        if since(NEEDS[need][0]):
+            return function
+
+        @functools.wraps(function)
+        def lacking(self, *_):
+            DEGRADED[self.id()] = need
+            refused(self, need)
+        return lacking
+
+    def decorate(what):
+        if not isinstance(what, type):
+            return change(what)
+        for name, value in list(vars(what).items()):
+            if name.startswith("test_"):
+                setattr(what, name, change(value))
+        return what
+    return decorate
