@@ -18,7 +18,7 @@ use api_util::Step::{self, Event, Fail, Keepalive, Open};
 use api_util::{SHOWN, call, end, end_with, golden, message, reasoning, stamp, text};
 
 fn try_parse(body: &Value) -> Result<ApiRequest, ApiError> {
-    chat::request::parse(body.to_string().as_bytes(), true)
+    chat::parse(body.to_string().as_bytes(), true)
 }
 
 fn parse(body: &Value) -> ApiRequest {
@@ -679,7 +679,7 @@ fn bodies_that_are_no_json_are_refused_as_a_whole() {
         (half.as_bytes(), Some("messages[0].content"), "half of a surrogate pair"),
     ];
     for (body, param, words) in rows {
-        let error = chat::request::parse(body, true).unwrap_err();
+        let error = chat::parse(body, true).unwrap_err();
         assert_eq!((error.status, error.code, error.param.as_deref()), (400, None, param), "{error}");
         assert!(error.message.contains(words), "{error}");
     }
@@ -756,7 +756,7 @@ fn fields_become_what_the_model_is_asked() {
     assert_eq!((plain.model, plain.effort, plain.stream, plain.n), (None, None, false, 1));
     assert_eq!(plain.turn.summary.as_deref(), Some("auto"));
     assert_eq!(plain.cut, CutRules::default());
-    let hidden = chat::request::parse(body(&json!({})).to_string().as_bytes(), false).unwrap();
+    let hidden = chat::parse(body(&json!({})).to_string().as_bytes(), false).unwrap();
     assert_eq!(hidden.turn.summary, None);
     assert_eq!(parse(&body(&json!({"reasoning": {"summary": "none", "effort": "low"}}))).turn.summary, None);
 }
@@ -765,7 +765,7 @@ fn fields_become_what_the_model_is_asked() {
 fn names_may_be_escaped_and_the_last_of_two_counts() {
     let body = br#"{"messages":[{"role":"user","content":"a"}],"n":3.0,"mod\u0065l":"x","model":"y","messages":[{"role":"user",
         "content":"b","content":"\u2028\ud83d\ude00"}]}"#;
-    let request = chat::request::parse(body, true).unwrap();
+    let request = chat::parse(body, true).unwrap();
     assert_eq!((request.model.as_deref(), request.n), (Some("y"), 3));
     assert_eq!(request.turn.history, [message(Role::User, "\u{2028}😀")]);
 }
@@ -817,7 +817,7 @@ fn a_choice_decides_what_is_offered_and_adds_one_line() {
     let raw = br#"{"messages":[{"role":"user","content":"Hi"}],"parallel_tool_calls":false,"tools":[{"type":"function",
         "function":{"name":"f","description":"d","parameters":{ "z":1,
         "a":"\u00e9" }}},{"type":"function","function":{"name":"g"}}]}"#;
-    let request = chat::request::parse(raw, true).unwrap();
+    let request = chat::parse(raw, true).unwrap();
     assert!(request.cut.single_call);
     let tool = |name: &str, description: &str, parameters: &str| Tool {
         name: name.into(),
@@ -873,7 +873,7 @@ fn formats_become_a_line_or_a_strict_schema() {
             let body = format!(
                 r#"{{"messages":[{{"role":"user","content":"Hi"}}],"response_format":{{"type":"json_schema","json_schema":{{"name":"s"{more},"schema":{schema}}}}}}}"#
             );
-            let request = chat::request::parse(body.as_bytes(), true).unwrap();
+            let request = chat::parse(body.as_bytes(), true).unwrap();
             assert_eq!(request.turn.output_schema.as_deref(), Some(strict));
             assert_eq!(request.turn.history.len(), 1);
         }

@@ -19,7 +19,7 @@ fn large_bodies_cost_little_more_than_their_bytes() {
     let text = "y".repeat(4 << 20);
     let body = format!(r#"{{"x":[{junk}0],"messages":[{{"role":"user","content":"{text}"}}]}}"#);
     let before = peak();
-    let request = chat::request::parse(body.as_bytes(), true).unwrap();
+    let request = chat::parse(body.as_bytes(), true).unwrap();
     let grown = peak() - before;
     assert!(grown < 3 * text.len(), "{grown} bytes for {} of text in {}", text.len(), body.len());
     assert!(request.turn.history == [Item::Message { role: Role::User, content: vec![Part::Text(text)] }]);

@@ -5,10 +5,12 @@
 //! loop serves them all: resolve the model, run [`ApiRequest::choices`] turns, pass each event through the
 //! [`cut::Cutter`] of its choice into the encoder.
 
+use std::sync::Arc;
+
 use crate::turn::{Role, TurnEvent, TurnRequest};
 
 pub mod chat;
-mod chunks;
+pub mod choices;
 pub mod completions;
 pub mod cut;
 pub mod error;
@@ -74,43 +76,43 @@ pub struct Effort {
 /// The form of an answer: which front end, and what it has to remember of the request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Form {
-    /// `/v1/chat/completions`.
-    Chat(chat::Form),
-    /// `/v1/completions`.
-    Completion(completions::Form),
+    /// `/v1/chat/completions` or `/v1/completions`.
+    Choices(choices::Form),
     /// `/v1/responses`.
     Response(responses::Form),
 }
 
 impl ApiRequest {
+    /// The prompts, where they are several.
+    fn prompts(&self) -> &[Arc<str>] {
+        match &self.form {
+            Form::Choices(form) => &form.prompts,
+            Form::Response(_) => &[],
+        }
+    }
+
     /// How many turns answer this request; each is one choice.
     pub fn choices(&self) -> u32 {
-        match &self.form {
-            Form::Completion(form) => self.n * form.prompts.len() as u32,
-            Form::Chat(_) | Form::Response(_) => self.n,
-        }
+        self.n * self.prompts().len().max(1) as u32
     }
 
     /// The question of choice `index`. To be asked in order: the last one takes the history along.
     pub fn turn(&mut self, index: u32) -> TurnRequest {
-        if let Form::Completion(form) = &self.form {
-            let prompt =
-                form.prompts.get((index / self.n) as usize).map(|prompt| prompt::message(Role::User, &**prompt));
-            return TurnRequest { history: prompt.into_iter().collect(), ..self.turn.clone() };
+        if let Some(prompt) = self.prompts().get((index / self.n) as usize) {
+            return TurnRequest { history: vec![prompt::message(Role::User, &**prompt)], ..self.turn.clone() };
         }
         if index + 1 < self.choices() { self.turn.clone() } else { std::mem::take(&mut self.turn) }
     }
 
     /// What will write the answer. To be asked before the turns.
     pub fn encoder(&self, stamp: &Stamp, options: EncodeOptions) -> Box<dyn Encoder + Send> {
-        let prompts = match &self.form {
-            Form::Completion(form) => form.prompts.iter().map(|prompt| prompt.len() as u64).collect(),
-            Form::Chat(_) | Form::Response(_) => vec![self.prompt_bytes()],
+        let prompts = match self.prompts() {
+            [] => vec![self.prompt_bytes()],
+            several => several.iter().map(|prompt| prompt.len() as u64).collect(),
         };
         let tally = usage::Tally::new(prompts, self.n);
         match &self.form {
-            Form::Chat(form) => chat::encode::encoder(self.stream, form, stamp, options, tally),
-            Form::Completion(form) => completions::encoder(self.stream, form, self.n, stamp, tally),
+            Form::Choices(form) => choices::encoder(self.stream, form, self.n, stamp, options, tally),
             Form::Response(form) => {
                 responses::encode::encoder(self.stream, form, &self.turn.history, stamp, options, tally)
             }
@@ -122,6 +124,9 @@ impl ApiRequest {
         prompt::bytes_of(&self.turn.history) + tools.sum::<usize>() as u64
     }
 }
+
+/// A sign of life that no parser takes for an event.
+const KEEPALIVE: &[u8] = b": keepalive\n\n";
 
 /// Writes the events of the turns of one request as one front end's answer. A streaming encoder appends frames to `out`
 /// at once; a whole one collects and appends everything in [`Encoder::finish`]. There is one loop for both.

@@ -106,7 +106,7 @@ impl App {
             Route::Metrics => self.page_of_metrics(),
             Route::Models => Response::json(200, self.names(&*self.models(exchange)?).list()),
             Route::Model(id) => Response::json(200, self.names(&*self.models(exchange)?).get(&id)?),
-            Route::ChatCompletions => return self.turn_of(exchange, record, owner, chat::request::parse),
+            Route::ChatCompletions => return self.turn_of(exchange, record, owner, chat::parse),
             Route::Completions => {
                 return self.turn_of(exchange, record, owner, |body, _| completions::parse(body));
             }

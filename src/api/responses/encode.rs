@@ -9,7 +9,7 @@ use super::{Form, Record};
 use crate::api::error::ApiError;
 use crate::api::json::{member, quote};
 use crate::api::usage::{self, Spent, Tally};
-use crate::api::{EncodeOptions, Encoder, Stamp, chunks, prompt};
+use crate::api::{EncodeOptions, Encoder, KEEPALIVE, Stamp, prompt};
 use crate::turn::{Finish, Item, Role, ToolCall, TurnEvent};
 
 /// An item of the output.
@@ -349,7 +349,7 @@ impl Encoder for ResponseEncoder {
 
     fn keepalive(&mut self, out: &mut Vec<u8>) {
         if self.stream {
-            chunks::comment(out);
+            out.extend_from_slice(KEEPALIVE);
         }
     }
 

@@ -1,12 +1,11 @@
-//! JSON of a chat request, validated: everything in it is honoured, known to change nothing, or a 400.
+//! `POST /v1/chat/completions`: its JSON, validated. Everything in it is honoured, known to change nothing, or a 400.
 
-use super::Form;
-use crate::api::cut::CutRules;
-use crate::api::error::ApiError;
-use crate::api::json::{Node, brief};
-use crate::api::prompt::{self, ONE_JSON_OBJECT};
-use crate::api::tools::{self, Shape};
-use crate::api::{self, ApiRequest, fields, schema};
+use super::cut::CutRules;
+use super::error::ApiError;
+use super::json::{Node, brief};
+use super::prompt::{self, ONE_JSON_OBJECT};
+use super::tools::{self, Shape};
+use super::{ApiRequest, choices, fields, schema};
 use crate::turn::TurnRequest;
 
 /// Reads the body of a request. Without `show_reasoning` (`PROXY_REASONING`) no summary of it is asked for.
@@ -72,7 +71,12 @@ pub fn parse(body: &[u8], show_reasoning: bool) -> Result<ApiRequest, ApiError> 
             max_tokens: limits.into_iter().flatten().min(),
             single_call: !offer.tools.is_empty() && (is_older || !parallel),
         },
-        form: api::Form::Chat(Form { include_usage, functions: is_older }),
+        form: super::Form::Choices(choices::Form {
+            include_usage,
+            functions: is_older,
+            echo: false,
+            prompts: Vec::new(),
+        }),
         turn: TurnRequest {
             model: None,
             effort: None,
