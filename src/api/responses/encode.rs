@@ -1,13 +1,14 @@
 //! Events of a turn as a response: typed events with running numbers, or one object. Both are made from the same list of
 //! output items, of which the last one may still grow.
 
+use std::fmt;
 use std::io::Write;
 
 use serde_json::{Value, json};
 
 use super::{Form, Record};
 use crate::api::error::ApiError;
-use crate::api::json::{member, quote};
+use crate::api::json::member;
 use crate::api::usage::{self, Spent, Tally};
 use crate::api::{EncodeOptions, Encoder, KEEPALIVE, Stamp, prompt};
 use crate::turn::{Finish, Item, Role, ToolCall, TurnEvent};
@@ -30,6 +31,42 @@ enum Kind {
         call_id: String,
         name: String,
     },
+}
+
+/// The words for an item that grows.
+struct Words {
+    id: &'static str,
+    /// Events of the only part of it, where it has parts.
+    part: Option<&'static str>,
+    /// Events of its text, and the member that is the whole of it.
+    text: (&'static str, &'static str),
+    /// What stands in all these events, and at the end of those of the text.
+    place: &'static str,
+    after: &'static str,
+}
+
+impl Kind {
+    fn words(&self) -> Words {
+        match self {
+            Self::Reasoning(_) => Words {
+                id: "rs",
+                part: Some("reasoning_summary_part"),
+                text: ("reasoning_summary_text", "text"),
+                place: ",\"summary_index\":0",
+                after: "",
+            },
+            Self::Message => Words {
+                id: "msg",
+                part: Some("content_part"),
+                text: ("output_text", "text"),
+                place: ",\"content_index\":0",
+                after: ",\"logprobs\":[]",
+            },
+            Self::Call { .. } => {
+                Words { id: "fc", part: None, text: ("function_call_arguments", "arguments"), place: "", after: "" }
+            }
+        }
+    }
 }
 
 impl Output {
@@ -59,35 +96,20 @@ impl Output {
             }
         }
     }
+
+    /// What a later request sees of it. Reasoning that was not sealed is nothing that a model could read.
+    fn said(&self) -> Option<Item> {
+        let text = self.text.clone();
+        Some(match self.kind.clone() {
+            Kind::Reasoning(sealed) => Item::Reasoning {
+                summary: Some(text).filter(|text| !text.is_empty()).into_iter().collect(),
+                sealed: sealed?,
+            },
+            Kind::Message => prompt::message(Role::Assistant, text),
+            Kind::Call { call_id: id, name } => Item::ToolCall(ToolCall { id, name, arguments: text }),
+        })
+    }
 }
-
-/// The events of a text that grows, and the members that they have besides.
-struct Events {
-    part_added: &'static str,
-    delta: &'static str,
-    text_done: &'static str,
-    part_done: &'static str,
-    index: &'static [u8],
-    after: &'static [u8],
-}
-
-const SUMMARY: Events = Events {
-    part_added: "response.reasoning_summary_part.added",
-    delta: "response.reasoning_summary_text.delta",
-    text_done: "response.reasoning_summary_text.done",
-    part_done: "response.reasoning_summary_part.done",
-    index: b",\"summary_index\":0",
-    after: b"",
-};
-
-const CONTENT: Events = Events {
-    part_added: "response.content_part.added",
-    delta: "response.output_text.delta",
-    text_done: "response.output_text.done",
-    part_done: "response.content_part.done",
-    index: b",\"content_index\":0",
-    after: b",\"logprobs\":[]",
-};
 
 pub(crate) fn encoder(
     stream: bool,
@@ -100,16 +122,13 @@ pub(crate) fn encoder(
     let conversation = form.conversation.clone().and_then(|range| history.get(range)).map(<[Item]>::to_vec);
     Box::new(ResponseEncoder {
         stream,
-        echo: form.echo.clone(),
+        form: form.clone(),
         conversation,
-        includes_sealed: form.includes_sealed,
         stamp: stamp.clone(),
         reasoning: options.reasoning,
         tally,
-        opened: false,
         sequence: 0,
         output: Vec::new(),
-        is_open: false,
         finish: None,
         record: None,
     })
@@ -117,26 +136,23 @@ pub(crate) fn encoder(
 
 struct ResponseEncoder {
     stream: bool,
-    echo: String,
+    form: Form,
     /// What the answer continues, if it is to be stored.
     conversation: Option<Vec<Item>>,
-    includes_sealed: bool,
     stamp: Stamp,
     reasoning: bool,
     tally: Tally,
-    opened: bool,
     /// Number of the next event.
     sequence: u64,
+    /// Only the last one may still grow.
     output: Vec<Output>,
-    /// Whether the last item of the output still grows.
-    is_open: bool,
     finish: Option<Finish>,
     record: Option<Record>,
 }
 
 impl ResponseEncoder {
     /// One event, with what `members` writes.
-    fn frame(&mut self, out: &mut Vec<u8>, kind: &str, members: impl FnOnce(&Self, &mut Vec<u8>)) {
+    fn frame(&mut self, out: &mut Vec<u8>, kind: fmt::Arguments<'_>, members: impl FnOnce(&Self, &mut Vec<u8>)) {
         if self.stream {
             let sequence = self.sequence;
             self.sequence += 1;
@@ -146,12 +162,12 @@ impl ResponseEncoder {
         }
     }
 
-    /// One event about the last item.
-    fn about(&mut self, out: &mut Vec<u8>, kind: &str, members: impl FnOnce(&Output, &mut Vec<u8>)) {
+    /// One event about the text or the part of the last item.
+    fn about(&mut self, out: &mut Vec<u8>, kind: fmt::Arguments<'_>, members: impl FnOnce(&Output, &mut Vec<u8>)) {
         self.frame(out, kind, |this, out| {
             if let Some(item) = this.output.last() {
                 member(out, "item_id", &item.id);
-                let _ = write!(out, ",\"output_index\":{}", this.output.len() - 1);
+                let _ = write!(out, ",\"output_index\":{}{}", this.output.len() - 1, item.kind.words().place);
                 members(item, out);
             }
         });
@@ -159,10 +175,10 @@ impl ResponseEncoder {
 
     /// One event with the last item.
     fn item(&mut self, out: &mut Vec<u8>, kind: &str) {
-        self.frame(out, kind, |this, out| {
+        self.frame(out, format_args!("response.output_item.{kind}"), |this, out| {
             if let Some(item) = this.output.last() {
                 member(out, "output_index", &(this.output.len() - 1));
-                member(out, "item", &item.view(this.includes_sealed));
+                member(out, "item", &item.view(this.form.includes_sealed));
             }
         });
     }
@@ -170,54 +186,38 @@ impl ResponseEncoder {
     fn add(&mut self, out: &mut Vec<u8>, kind: Kind) {
         self.open(out);
         self.close(out, "completed");
-        let prefix = match kind {
-            Kind::Reasoning(_) => "rs",
-            Kind::Message => "msg",
-            Kind::Call { .. } => "fc",
-        };
-        let id = format!("{prefix}_{}_{}", self.stamp.id, self.output.len());
+        let id = format!("{}_{}_{}", kind.words().id, self.stamp.id, self.output.len());
         self.output.push(Output { id, status: "in_progress", kind, text: String::new() });
-        self.is_open = true;
-        self.item(out, "response.output_item.added");
+        self.item(out, "added");
     }
 
     /// Whether the last item is of that kind and still grows.
     fn grows(&self, kind: &Kind) -> bool {
-        self.is_open && self.output.last().is_some_and(|item| item.kind == *kind)
+        self.output.last().is_some_and(|item| item.status == "in_progress" && item.kind == *kind)
     }
 
     fn text(&mut self, out: &mut Vec<u8>, kind: Kind, delta: &str) {
+        let Words { part, text: (text, _), after, .. } = kind.words();
+        let grows = self.grows(&kind);
         // What sets parts of a summary apart does not begin one.
-        let delta = if self.grows(&kind) || kind == Kind::Message { delta } else { delta.trim_start_matches('\n') };
-        if delta.is_empty() {
+        let delta = if grows || kind != Kind::Reasoning(None) { delta } else { delta.trim_start_matches('\n') };
+        // A part begins with its text; calls have no parts.
+        if delta.is_empty() && part.is_some() {
             return;
         }
-        let events = if kind == Kind::Message { &CONTENT } else { &SUMMARY };
-        if !self.grows(&kind) {
+        if !grows {
             self.add(out, kind);
-            self.about(out, events.part_added, |item, out| {
-                out.extend_from_slice(events.index);
-                member(out, "part", &item.part());
-            });
+            if let Some(part) = part {
+                self.about(out, format_args!("response.{part}.added"), |item, out| member(out, "part", &item.part()));
+            }
         }
         if let Some(item) = self.output.last_mut() {
             item.text.push_str(delta);
         }
-        self.about(out, events.delta, |_, out| {
-            out.extend_from_slice(events.index);
-            out.extend_from_slice(b",\"delta\":");
-            quote(out, delta);
-            out.extend_from_slice(events.after);
+        self.about(out, format_args!("response.{text}.delta"), |_, out| {
+            member(out, "delta", delta);
+            out.extend_from_slice(after.as_bytes());
         });
-    }
-
-    fn call(&mut self, out: &mut Vec<u8>, call: &ToolCall) {
-        self.add(out, Kind::Call { call_id: call.id.clone(), name: call.name.clone() });
-        if let Some(item) = self.output.last_mut() {
-            item.text.push_str(&call.arguments);
-        }
-        self.about(out, "response.function_call_arguments.delta", |item, out| member(out, "delta", &item.text));
-        self.close(out, "completed");
     }
 
     /// Ends a piece of reasoning, be it without a summary.
@@ -233,63 +233,47 @@ impl ResponseEncoder {
 
     /// Ends the item that still grows.
     fn close(&mut self, out: &mut Vec<u8>, end: &'static str) {
-        let Some(item) = self.output.last_mut().filter(|_| self.is_open) else { return };
-        self.is_open = false;
+        let Some(item) = self.output.last_mut().filter(|item| item.status == "in_progress") else { return };
         item.status = end;
-        let events = match item.kind {
-            Kind::Reasoning(_) => Some(&SUMMARY),
-            Kind::Message => Some(&CONTENT),
-            Kind::Call { .. } => None,
-        };
-        let has_parts = !item.text.is_empty();
-        match events {
-            Some(_) if !has_parts => {}
-            Some(events) => {
-                self.about(out, events.text_done, |item, out| {
-                    out.extend_from_slice(events.index);
-                    member(out, "text", &item.text);
-                    out.extend_from_slice(events.after);
-                });
-                self.about(out, events.part_done, |item, out| {
-                    out.extend_from_slice(events.index);
-                    member(out, "part", &item.part());
-                });
+        let Words { part, text: (text, whole), after, .. } = item.kind.words();
+        if part.is_none() || !item.text.is_empty() {
+            self.about(out, format_args!("response.{text}.done"), |item, out| {
+                member(out, whole, &item.text);
+                out.extend_from_slice(after.as_bytes());
+            });
+            if let Some(part) = part {
+                self.about(out, format_args!("response.{part}.done"), |item, out| member(out, "part", &item.part()));
             }
-            None => self.about(out, "response.function_call_arguments.done", |item, out| {
-                member(out, "arguments", &item.text);
-            }),
         }
-        self.item(out, "response.output_item.done");
+        self.item(out, "done");
     }
 
-    /// Writes the response object.
-    fn response(&self, out: &mut Vec<u8>, status: &str, error: Option<&ApiError>) {
+    /// One event with the response object. Returns that.
+    fn response(&mut self, out: &mut Vec<u8>, kind: &str, status: &str, error: Option<&ApiError>) -> Vec<u8> {
+        let mut json = b"{".to_vec();
         let has_ended = status != "in_progress";
-        out.push(b'{');
-        member(out, "id", &self.id());
-        member(out, "object", "response");
-        member(out, "created_at", &self.stamp.created);
-        member(out, "status", status);
-        member(out, "error", &error.map(|error| json!({"code": failure_code(error), "message": error.message})));
+        member(&mut json, "id", &self.id());
+        member(&mut json, "object", "response");
+        member(&mut json, "created_at", &self.stamp.created);
+        member(&mut json, "status", status);
+        member(&mut json, "error", &error.map(|error| json!({"code": failure_code(error), "message": error.message})));
         let reason = match self.finish {
             Some(Finish::Length) => Some("max_output_tokens"),
             Some(Finish::ContentFilter) => Some("content_filter"),
             _ => None,
         };
-        member(out, "incomplete_details", &reason.map(|reason| json!({"reason": reason})));
-        member(out, "model", &self.stamp.model);
+        member(&mut json, "incomplete_details", &reason.map(|reason| json!({"reason": reason})));
+        member(&mut json, "model", &self.stamp.model);
         let output: Vec<_> =
-            self.output.iter().filter(|_| has_ended).map(|item| item.view(self.includes_sealed)).collect();
-        member(out, "output", &output);
-        member(out, "usage", &has_ended.then(|| usage::of_response(self.tally.spent().usage)));
-        let _ = write!(out, ",{}}}", self.echo);
-    }
-
-    fn response_event(&mut self, out: &mut Vec<u8>, status: &str, kind: &str, error: Option<&ApiError>) {
-        self.frame(out, kind, |this, out| {
+            self.output.iter().filter(|_| has_ended).map(|item| item.view(self.form.includes_sealed)).collect();
+        member(&mut json, "output", &output);
+        member(&mut json, "usage", &has_ended.then(|| usage::of_response(self.tally.spent().usage)));
+        let _ = write!(json, ",{}}}", self.form.echo);
+        self.frame(out, format_args!("response.{kind}"), |_, out| {
             out.extend_from_slice(b",\"response\":");
-            this.response(out, status, error);
+            out.extend_from_slice(&json);
         });
+        json
     }
 
     fn id(&self) -> String {
@@ -298,21 +282,6 @@ impl ResponseEncoder {
 
     fn bytes(&self) -> u64 {
         self.output.iter().map(|item| item.text.len() as u64).sum()
-    }
-
-    /// What a later request sees of this answer. Reasoning that was not sealed is nothing that a model could read.
-    fn said(&self) -> Vec<Option<Item>> {
-        let item = |Output { kind, text, .. }: &Output| match kind {
-            Kind::Reasoning(sealed) => {
-                let summary = Some(text.clone()).filter(|text| !text.is_empty()).into_iter().collect();
-                Some(Item::Reasoning { summary, sealed: sealed.clone()? })
-            }
-            Kind::Message => Some(prompt::message(Role::Assistant, text.clone())),
-            Kind::Call { call_id, name } => {
-                Some(Item::ToolCall(ToolCall { id: call_id.clone(), name: name.clone(), arguments: text.clone() }))
-            }
-        };
-        self.output.iter().map(item).collect()
     }
 }
 
@@ -327,9 +296,9 @@ fn failure_code(error: &ApiError) -> &'static str {
 
 impl Encoder for ResponseEncoder {
     fn open(&mut self, out: &mut Vec<u8>) {
-        if !std::mem::replace(&mut self.opened, true) {
-            self.response_event(out, "in_progress", "response.created", None);
-            self.response_event(out, "in_progress", "response.in_progress", None);
+        if self.sequence == 0 {
+            self.response(out, "created", "in_progress", None);
+            self.response(out, "in_progress", "in_progress", None);
         }
     }
 
@@ -339,7 +308,10 @@ impl Encoder for ResponseEncoder {
             TurnEvent::Reasoning(text) if self.reasoning => self.text(out, Kind::Reasoning(None), text),
             TurnEvent::Reasoning(_) => {}
             TurnEvent::Sealed(sealed) => self.seal(out, sealed),
-            TurnEvent::ToolCall(call) => self.call(out, call),
+            TurnEvent::ToolCall(ToolCall { id, name, arguments }) => {
+                self.text(out, Kind::Call { call_id: id.clone(), name: name.clone() }, arguments);
+                self.close(out, "completed");
+            }
             TurnEvent::End(outcome) => {
                 self.finish = outcome.result.as_ref().ok().copied();
                 self.tally.add(0, outcome.usage, self.bytes());
@@ -354,24 +326,21 @@ impl Encoder for ResponseEncoder {
     }
 
     fn finish(&mut self, out: &mut Vec<u8>) {
-        let (status, kind) = match self.finish {
-            Some(Finish::Length | Finish::ContentFilter) => ("incomplete", "response.incomplete"),
-            _ => ("completed", "response.completed"),
+        let status = match self.finish {
+            Some(Finish::Length | Finish::ContentFilter) => "incomplete",
+            _ => "completed",
         };
         self.open(out);
         self.close(out, status);
-        self.response_event(out, status, kind, None);
-        let mut json = Vec::new();
-        if !self.stream || self.conversation.is_some() {
-            self.response(&mut json, status, None);
-        }
+        let json = self.response(out, status, status, None);
         if !self.stream {
             out.extend_from_slice(&json);
         }
         if let Some(history) = self.conversation.take() {
             // It was written from text.
             let json = String::from_utf8(json).unwrap_or_default();
-            self.record = Some(Record { id: self.id(), json, history, output: self.said() });
+            let output = self.output.iter().map(Output::said).collect();
+            self.record = Some(Record { id: self.id(), json, history, output });
         }
     }
 
@@ -382,8 +351,8 @@ impl Encoder for ResponseEncoder {
         if self.finish.is_none() {
             self.tally.add(0, None, self.bytes());
         }
-        self.response_event(out, "failed", "response.failed", Some(error));
-        self.frame(out, "error", |_, out| {
+        self.response(out, "failed", "failed", Some(error));
+        self.frame(out, format_args!("error"), |_, out| {
             member(out, "code", &error.code);
             member(out, "message", &error.message);
             member(out, "param", &error.param);
