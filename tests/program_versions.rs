@@ -1,14 +1,12 @@
 //! Which protocol is spoken with which codex, what is said of it, and what each is asked. The fake is as old as told.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 
 mod support;
 
 use support::proxy::ask;
-use support::{PATIENCE, Proxy, Response, until};
+use support::{PATIENCE, Proxy, Response, holds, until};
 
 /// The protocol and the mode of prompts that `/readyz` tells, with what is degraded.
 #[track_caller]
@@ -30,14 +28,6 @@ fn warnings(proxy: &Proxy) -> Vec<String> {
     let log = proxy.process.stderr();
     let warnings = log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR "));
     warnings.map(str::to_owned).collect()
-}
-
-/// Whether a file below `directory` holds `word`.
-fn holds(directory: &Path, word: &str) -> bool {
-    std::fs::read_dir(directory).into_iter().flatten().flatten().any(|entry| match entry.path().is_dir() {
-        true => holds(&entry.path(), word),
-        false => String::from_utf8_lossy(&std::fs::read(entry.path()).unwrap_or_default()).contains(word),
-    })
 }
 
 #[test]

@@ -5,7 +5,7 @@
 #![allow(dead_code, unreachable_pub, unused_imports)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 pub mod client;
@@ -32,7 +32,7 @@ impl TempDir {
         Self(path)
     }
 
-    pub fn path(&self) -> &std::path::Path {
+    pub fn path(&self) -> &Path {
         &self.0
     }
 
@@ -46,4 +46,12 @@ impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// Whether a file below `directory` holds `word`.
+pub fn holds(directory: &Path, word: &str) -> bool {
+    std::fs::read_dir(directory).into_iter().flatten().flatten().any(|entry| match entry.path().is_dir() {
+        true => holds(&entry.path(), word),
+        false => String::from_utf8_lossy(&std::fs::read(entry.path()).unwrap_or_default()).contains(word),
+    })
 }
