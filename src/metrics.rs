@@ -19,18 +19,8 @@ struct Counts {
     tokens: Usage,
 }
 
-/// What is so at the moment.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Gauges {
-    /// Turns that run.
-    pub turns_running: usize,
-    /// Requests that wait for a turn.
-    pub turns_waiting: usize,
-    /// Whether an app-server is ready.
-    pub app_server_up: bool,
-    /// How many app-servers were started.
-    pub app_server_starts: u64,
-}
+/// A value of this moment: name, type, help.
+pub type Reading = (&'static str, &'static str, &'static str, f64);
 
 impl Metrics {
     /// Counts one request.
@@ -48,8 +38,8 @@ impl Metrics {
         counts.tokens.reasoning += tokens.reasoning;
     }
 
-    /// All of it as text.
-    pub fn render(&self, gauges: Gauges) -> String {
+    /// All of it as text, with what else is so at the moment.
+    pub fn render(&self, now: &[Reading]) -> String {
         let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut page = Page(String::new());
         let labelled =
@@ -66,13 +56,8 @@ impl Metrics {
         let kinds = [("input", input), ("cached", cached), ("output", output), ("reasoning", reasoning)];
         let kinds = kinds.map(|(kind, n)| (format!("{{kind=\"{kind}\"}}"), n as f64));
         page.family("tokens_total", "counter", "Tokens; cached ones are part of input, reasoning of output.", kinds);
-        for (name, kind, help, value) in [
-            ("turns_running", "gauge", "Turns that run.", gauges.turns_running as f64),
-            ("turns_waiting", "gauge", "Requests that wait for a turn.", gauges.turns_waiting as f64),
-            ("app_server_up", "gauge", "Whether an app-server is ready.", f64::from(u8::from(gauges.app_server_up))),
-            ("app_server_starts_total", "counter", "Starts of an app-server.", gauges.app_server_starts as f64),
-        ] {
-            page.family(name, kind, help, [(String::new(), value)]);
+        for (name, kind, help, value) in now {
+            page.family(name, kind, help, [(String::new(), *value)]);
         }
         page.0
     }
@@ -102,7 +87,7 @@ mod tests {
         metrics.count("chat_completions", 200, ms(500), Some(ms(250)), usage);
         metrics.count("chat_completions", 200, ms(500), None, Usage::default());
         metrics.count("models", 401, ms(0), None, Usage::default());
-        let text = metrics.render(Gauges { turns_running: 2, app_server_up: true, ..Gauges::default() });
+        let text = metrics.render(&[("turns_running", "gauge", "Turns that run.", 2.0)]);
         for line in [
             "codex_completions_requests_total{route=\"chat_completions\",status=\"200\"} 2",
             "codex_completions_requests_total{route=\"models\",status=\"401\"} 1",
@@ -110,7 +95,7 @@ mod tests {
             "codex_completions_first_output_seconds_count 1",
             "codex_completions_tokens_total{kind=\"input\"} 10",
             "codex_completions_turns_running 2",
-            "codex_completions_app_server_up 1",
+            "# TYPE codex_completions_turns_running gauge",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }

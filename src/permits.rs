@@ -1,15 +1,14 @@
 //! How many turns run at once. Strictly first come, first served: nobody gets a permit while another waits, and a
 //! permit that comes back goes to the one who has waited longest and still waits.
 //!
-//! A permit on its way to a waiter travels in a channel of its own. If the waiter leaves at that very moment the
-//! channel is dropped, the permit with it, and a dropped permit goes on to the next: none is ever lost. The lock is
-//! never held while a permit is sent, dropped or waited for.
+//! Who waits stands in the queue, and is taken out under the lock: by whoever gives a permit, who then also says so, or by
+//! itself when it leaves. So each permit that is given was taken by somebody who is there to take it or to pass it on.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, at, bounded, select};
+use crossbeam_channel::{Sender, bounded, select};
 
 use crate::config::names;
 use crate::deadline::{Cancel, Deadline};
@@ -35,16 +34,12 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     in_use: usize,
-    next_ticket: u64,
-    waiters: VecDeque<(u64, Sender<Permit>)>,
+    waiters: VecDeque<Sender<()>>,
 }
 
 /// The right to run one turn; dropping it gives it to the next.
 #[derive(Debug)]
-pub struct Permit {
-    /// `None` once it was given back.
-    shared: Option<Arc<Shared>>,
-}
+pub struct Permit(Arc<Shared>);
 
 impl Permits {
     /// `limit` turns at once, 0 for no limit.
@@ -58,33 +53,32 @@ impl Permits {
     /// # Errors
     /// [`TurnErrorKind::TooManyTurns`] when the deadline passes first, and the cause of `cancel` when that comes first.
     pub fn acquire(&self, deadline: &Deadline, cancel: &Cancel) -> Result<Permit, TurnError> {
+        let (sender, served) = bounded(1);
         let mut state = self.shared.lock();
         if state.take(self.shared.limit) {
-            drop(state);
             return Ok(self.permit());
         }
-        let (sender, served) = bounded(1);
-        let ticket = state.next_ticket;
-        state.next_ticket += 1;
-        state.waiters.push_back((ticket, sender));
+        state.waiters.push_back(sender.clone());
         drop(state);
-
-        let over = at(deadline.at);
-        let result = loop {
+        let error = loop {
             if let Some(cause) = cancel.cause() {
-                break Err(cause.error());
+                break cause.error();
             }
             select! {
-                recv(served) -> permit => break permit.map_err(|_| self.too_many(deadline)),
+                recv(served) -> _ => return Ok(self.permit()),
                 recv(cancel.wake()) -> _ => {}
-                recv(over) -> _ => break served.try_recv().map_err(|_| self.too_many(deadline)),
+                default(deadline.left()) => break self.too_many(deadline),
             }
         };
-        if result.is_err() {
-            // Whoever has taken the entry out already sends into a channel that is dropped right after this.
-            self.shared.lock().waiters.retain(|(waiting, _)| *waiting != ticket);
+        let mut state = self.shared.lock();
+        let queued = state.waiters.len();
+        state.waiters.retain(|waiter| !waiter.same_channel(&sender));
+        if state.waiters.len() == queued {
+            // It was given at this very moment, and goes on to the next.
+            drop(state);
+            drop(self.permit());
         }
-        result
+        Err(error)
     }
 
     /// A permit if one is free and nobody waits.
@@ -104,7 +98,7 @@ impl Permits {
     }
 
     fn permit(&self) -> Permit {
-        Permit { shared: Some(Arc::clone(&self.shared)) }
+        Permit(Arc::clone(&self.shared))
     }
 
     fn too_many(&self, deadline: &Deadline) -> TurnError {
@@ -134,19 +128,11 @@ impl State {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let Some(shared) = self.shared.take() else { return };
-        loop {
-            let mut state = shared.lock();
-            let Some((_, waiter)) = state.waiters.pop_front() else {
-                state.in_use -= 1;
-                return;
-            };
-            drop(state);
-            match waiter.try_send(Permit { shared: Some(Arc::clone(&shared)) }) {
-                Ok(()) => return,
-                // It has left. The next one gets the permit from here and not from another drop.
-                Err(error) => drop(error.into_inner().shared.take()),
-            }
+        let mut state = self.0.lock();
+        match state.waiters.pop_front() {
+            // There is one place in the channel, and this is its only message.
+            Some(waiter) => drop(waiter.try_send(())),
+            None => state.in_use -= 1,
         }
     }
 }

@@ -99,8 +99,11 @@ impl Connection {
 
     /// The next head. `None`: the connection ends, and there is nobody to tell why.
     fn read_head(&mut self, first: bool) -> Result<Option<Head>, ApiError> {
-        if !first && self.buf.is_empty() {
-            let idle = Deadline::after(names::KEEPALIVE_IDLE, self.shared.limits.idle);
+        let limits = &self.shared.limits;
+        let (name, limit) =
+            if first { (names::HEAD_TIMEOUT, limits.head) } else { (names::KEEPALIVE_IDLE, limits.idle) };
+        let idle = Deadline::after(name, limit);
+        while self.buf.is_empty() {
             if self.fill(Part::Head, &idle).is_err() {
                 return Ok(None);
             }
@@ -111,11 +114,7 @@ impl Connection {
                 self.buf.drain(..length);
                 return if self.shared.is_draining() { Err(draining()) } else { Ok(Some(head)) };
             }
-            let silent = self.buf.is_empty();
-            match self.fill(Part::Head, &deadline) {
-                Err(_) if silent => return Ok(None),
-                filled => filled?,
-            }
+            self.fill(Part::Head, &deadline)?;
         }
     }
 

@@ -1,17 +1,21 @@
 //! One request and its answer, as a [`Service`](super::Service) sees them.
 
+use std::io::{self, Write as _};
+use std::mem;
 use std::time::Instant;
-use std::{io, mem};
 
 use tiny_http::Method;
 
 use super::connection::Connection;
 use super::head::{Framing, Head};
 use super::respond::{Header, render_head};
-use super::sse::{EVENT_STREAM, Transfer};
 use super::{Body, Response, fresh_id};
 use crate::api::error::ApiError;
 use crate::deadline::{Cancel, CancelCause};
+
+/// Headers of a stream of server-sent events. No proxy on the way may keep it back or store it.
+const EVENT_STREAM: [(&str, &str); 3] =
+    [("content-type", "text/event-stream"), ("cache-control", "no-cache"), ("x-accel-buffering", "no")];
 
 /// One request on one connection. It is answered once, with [`Exchange::respond`], [`Exchange::error`] or a stream.
 pub struct Exchange<'c> {
@@ -33,7 +37,7 @@ pub struct Exchange<'c> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Answer {
     None,
-    Stream(Transfer),
+    Stream,
     Complete,
 }
 
@@ -135,11 +139,7 @@ impl<'c> Exchange<'c> {
         self.closes |= !chunked;
         let headers = EVENT_STREAM.map(|(name, value)| (name, value.to_owned()));
         self.begin(200, headers.into(), chunked.then(|| ("transfer-encoding", "chunked".to_owned())))?;
-        self.answer = Answer::Stream(match (&self.head.method, chunked) {
-            (Method::Head, _) => Transfer::HeadOnly,
-            (_, true) => Transfer::Chunked,
-            (_, false) => Transfer::UntilClose,
-        });
+        self.answer = Answer::Stream;
         Ok(())
     }
 
@@ -148,7 +148,16 @@ impl<'c> Exchange<'c> {
     /// # Errors
     /// `InvalidInput` without a stream. Else the client is gone or too slow, and the stream is cut off.
     pub fn write(&mut self, frames: &[u8]) -> io::Result<()> {
-        self.transfer()?.frame(frames, &mut self.out);
+        // An empty chunk would be the end.
+        match self.is_chunked()? {
+            _ if frames.is_empty() || self.head.method == Method::Head => {}
+            true => {
+                write!(self.out, "{:x}\r\n", frames.len())?;
+                self.out.extend_from_slice(frames);
+                self.out.extend_from_slice(b"\r\n");
+            }
+            false => self.out.extend_from_slice(frames),
+        }
         self.flush()
     }
 
@@ -157,7 +166,9 @@ impl<'c> Exchange<'c> {
     /// # Errors
     /// As [`Exchange::write`].
     pub fn end_stream(&mut self) -> io::Result<()> {
-        self.transfer()?.end(&mut self.out);
+        if self.is_chunked()? && self.head.method != Method::Head {
+            self.out.extend_from_slice(b"0\r\n\r\n");
+        }
         self.answer = Answer::Complete;
         self.flush()
     }
@@ -201,9 +212,10 @@ impl<'c> Exchange<'c> {
         Ok(())
     }
 
-    fn transfer(&self) -> io::Result<Transfer> {
+    /// Whether the stream that is being written goes out in chunks.
+    fn is_chunked(&self) -> io::Result<bool> {
         match self.answer {
-            Answer::Stream(transfer) => Ok(transfer),
+            Answer::Stream => Ok(self.head.is_1_1()),
             _ => Err(misuse("there is no stream to write to")),
         }
     }

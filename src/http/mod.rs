@@ -33,7 +33,6 @@ mod respond;
 pub mod route;
 mod serve_turn;
 pub mod service;
-mod sse;
 mod watcher;
 
 pub use body::Body;

@@ -16,7 +16,7 @@ use crate::backend::supervisor::{CodexStatus, Status, Supervisor};
 use crate::config::{Config, names};
 use crate::deadline::Deadline;
 use crate::keys;
-use crate::metrics::{Gauges, Metrics};
+use crate::metrics::Metrics;
 use crate::permits::Permits;
 use crate::turn::Models;
 
@@ -179,14 +179,15 @@ impl App {
     }
 
     fn page_of_metrics(&self) -> Response {
-        let gauges = Gauges {
-            turns_running: self.permits.in_use(),
-            turns_waiting: self.permits.waiting(),
-            app_server_up: self.supervisor.status().codex.is_some(),
-            app_server_starts: self.supervisor.starts(),
-        };
+        let up = f64::from(u8::from(self.supervisor.status().codex.is_some()));
+        let now = [
+            ("turns_running", "gauge", "Turns that run.", self.permits.in_use() as f64),
+            ("turns_waiting", "gauge", "Requests that wait for a turn.", self.permits.waiting() as f64),
+            ("app_server_up", "gauge", "Whether an app-server is ready.", up),
+            ("app_server_starts_total", "counter", "Starts of an app-server.", self.supervisor.starts() as f64),
+        ];
         let page = Response::new(200).header("content-type", "text/plain; version=0.0.4; charset=utf-8");
-        page.body(self.metrics.render(gauges))
+        page.body(self.metrics.render(&now))
     }
 
     /// Counts a request and writes its line of the log. Health checks come often and say nothing, so they are left to

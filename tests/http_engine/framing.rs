@@ -134,6 +134,16 @@ fn a_connection_serves_many_requests() {
 }
 
 #[test]
+fn each_piece_of_a_stream_is_a_chunk() {
+    let fixture = Fixture::start(usual());
+    let mut client = fixture.connect();
+    client.send(b"GET /stream HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    assert_eq!(client.head().header("transfer-encoding"), Some("chunked"));
+    let chunks = "9\r\ndata: 0\n\n\r\n9\r\ndata: 1\n\n\r\n9\r\ndata: 2\n\n\r\n0\r\n\r\n";
+    assert_eq!(String::from_utf8(client.rest()).unwrap(), chunks);
+}
+
+#[test]
 fn pieces_of_a_stream_do_not_wait_for_each_other() {
     let fixture = Fixture::start(usual());
     let mut client = fixture.connect();
