@@ -104,7 +104,9 @@ fn check(checked: &Checked, env: &Env) -> String {
             (Ok(config), _) if setting.name == names::CODEX_HOME => {
                 (shown(&config.codex_home.path.to_string_lossy()), config.codex_home.reason)
             }
-            (_, Some(_)) if setting.is_secret() => ("***".to_owned(), "set"),
+            (_, Some(_)) if [names::API_KEY, names::OPENAI_API_KEY].contains(&setting.name) => {
+                ("***".to_owned(), "set")
+            }
             (_, Some(value)) => (shown(value), "set"),
             (_, None) if setting.default.is_empty() => (String::new(), "not set"),
             (_, None) => (setting.default.to_owned(), "default"),

@@ -19,12 +19,9 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// A wait of `limit` that begins now.
+    /// A wait of `limit`, a week at most, that begins now.
     pub fn after(name: &'static str, limit: Duration) -> Self {
-        let now = Instant::now();
-        // A limit too long for the clock is as good as a year.
-        let at = now.checked_add(limit).unwrap_or(now + Duration::from_secs(31_536_000));
-        Self { name, limit, at }
+        Self { name, limit, at: Instant::now() + limit }
     }
 
     /// Whether the time is over.
@@ -57,16 +54,16 @@ pub enum CancelCause {
 impl CancelCause {
     /// The end that a turn cancelled so has.
     pub fn error(self) -> TurnError {
-        match self {
-            Self::ClientGone => TurnError::new(TurnErrorKind::ClientGone, "the client closed the connection"),
+        let (kind, message) = match self {
+            Self::ClientGone => (TurnErrorKind::ClientGone, "the client closed the connection"),
             Self::ShuttingDown => {
-                TurnError::new(TurnErrorKind::ShuttingDown, "the server is being stopped and its grace period is over")
+                (TurnErrorKind::ShuttingDown, "the server is being stopped and its grace period is over")
             }
-            Self::SlowReader => TurnError::new(
-                TurnErrorKind::SlowReader,
-                "the client reads more slowly than the model writes, and its backlog grew too large",
-            ),
-        }
+            Self::SlowReader => {
+                (TurnErrorKind::SlowReader, "the client reads too slowly, and its backlog grew too large")
+            }
+        };
+        TurnError::new(kind, message)
     }
 }
 

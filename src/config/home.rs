@@ -29,14 +29,11 @@ pub fn choose(
         };
     }
     let own = PathBuf::from(".codex-api");
-    if exists(&own.join("auth.json")) {
-        return chosen(own, "./.codex-api has auth.json");
-    }
-    if exists(&own.join("config.toml")) {
-        return chosen(own, "./.codex-api has config.toml");
-    }
-    match home.map(|home| home.join(".codex")).filter(|path| exists(&path.join("auth.json"))) {
-        Some(path) => chosen(path, "~/.codex has auth.json and ./.codex-api has nothing"),
+    let person = home.map(|home| home.join(".codex")).filter(|path| exists(&path.join("auth.json")));
+    match person {
+        _ if exists(&own.join("auth.json")) => chosen(own, "./.codex-api has auth.json"),
+        _ if exists(&own.join("config.toml")) => chosen(own, "./.codex-api has config.toml"),
+        Some(person) => chosen(person, "~/.codex has auth.json and ./.codex-api has nothing"),
         None => chosen(own, "there is no login in ./.codex-api or ~/.codex"),
     }
 }

@@ -75,23 +75,19 @@ fn unix_socket(read: &mut Reader<'_>, name: &'static str) -> Option<PathBuf> {
 
 /// The keys of both settings. A setting that holds none is a problem: whoever set it believes to be protected.
 fn keys(read: &mut Reader<'_>, name: &'static str) -> Vec<Secret> {
-    let mut keys = Vec::new();
-    if let Some(list) = read.given(name) {
-        add_keys(read, name, list.split(','), &mut keys);
-    }
-    if let Some(path) = read.given(names::API_KEY_FILE) {
-        match read_key_file(Path::new(path)) {
-            Ok((text, metadata)) => {
-                if metadata.permissions().mode() & 0o004 != 0 {
-                    read.warning(names::API_KEY_FILE, "everybody on this machine can read the file: chmod 600 it");
-                }
-                let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
-                add_keys(read, names::API_KEY_FILE, lines, &mut keys);
+    let mut keys = read.given(name).map_or_else(Vec::new, |list| some_keys(read, name, list.split(',')));
+    let Some(path) = read.given(names::API_KEY_FILE) else { return keys };
+    match read_key_file(Path::new(path)) {
+        Ok((text, metadata)) => {
+            if metadata.permissions().mode() & 0o004 != 0 {
+                read.warning(names::API_KEY_FILE, "everybody on this machine can read the file: chmod 600 it");
             }
-            Err(error) => read.problem(
-                names::API_KEY_FILE,
-                format!("the file cannot be read ({error}): give the path of a file with one key per line"),
-            ),
+            let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+            keys.extend(some_keys(read, names::API_KEY_FILE, lines));
+        }
+        Err(error) => {
+            let cure = "give the path of a file with one key per line";
+            read.problem(names::API_KEY_FILE, format!("the file cannot be read ({error}): {cure}"));
         }
     }
     keys
@@ -107,19 +103,18 @@ fn read_key_file(path: &Path) -> io::Result<(String, Metadata)> {
     Ok((text, metadata))
 }
 
-fn add_keys<'t>(read: &mut Reader<'_>, name: &str, parts: impl Iterator<Item = &'t str>, keys: &mut Vec<Secret>) {
-    let before = keys.len();
-    keys.extend(parts.map(str::trim).filter(|key| !key.is_empty()).map(Secret::new));
-    let added = keys.get(before..).unwrap_or_default();
-    if added.is_empty() {
+fn some_keys<'t>(read: &mut Reader<'_>, name: &str, parts: impl Iterator<Item = &'t str>) -> Vec<Secret> {
+    let keys: Vec<&str> = parts.map(str::trim).filter(|key| !key.is_empty()).collect();
+    if keys.is_empty() {
         read.problem(name, "holds no key: put one in, or unset it");
     }
-    if !added.iter().all(|key| key.reveal().bytes().all(|byte| byte.is_ascii_graphic())) {
+    if !keys.iter().all(|key| key.bytes().all(|byte| byte.is_ascii_graphic())) {
         read.problem(name, "a key holds a space or a character that is not ASCII, which no client can send: change it");
     }
-    if added.iter().any(|key| key.reveal() == NODE_KEY) {
+    if keys.contains(&NODE_KEY) {
         read.warning(name, "this key was built into the Node proxy and is known to everybody: choose one of your own");
     }
+    keys.into_iter().map(Secret::new).collect()
 }
 
 fn aliases(read: &mut Reader<'_>, name: &'static str) -> Aliases {

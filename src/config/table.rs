@@ -25,13 +25,6 @@ pub struct Setting {
     pub help: &'static str,
 }
 
-impl Setting {
-    /// Whether its value must never be shown.
-    pub fn is_secret(&self) -> bool {
-        [names::API_KEY, names::OPENAI_API_KEY].contains(&self.name)
-    }
-}
-
 macro_rules! settings {
     ($($constant:ident $name:literal $default:literal $help:literal $(=> $field:ident: $type:ty = $read:expr)?;)*) => {
         /// The names, so that an error, a deadline and the table cannot disagree.
@@ -188,20 +181,12 @@ pub fn fate(name: &str) -> Option<&'static str> {
     GONE.iter().find(|(patterns, _)| patterns.split(' ').any(fits)).map(|(_, fate)| *fate)
 }
 
-/// The known name that takes the fewest insertions, deletions and replacements to get from `name`.
+/// The known name that shares the most pairs of neighbouring letters with `name`, for the length of both.
 pub fn nearest(name: &str) -> &'static str {
-    SETTINGS.iter().map(|setting| setting.name).min_by_key(|known| distance(name, known)).unwrap_or_default()
-}
-
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, left) in a.bytes().enumerate() {
-        let mut diagonal = i;
-        let mut last = i + 1;
-        for (cell, right) in row.iter_mut().skip(1).zip(b.bytes()) {
-            last = (last + 1).min(*cell + 1).min(diagonal + usize::from(left != right));
-            diagonal = std::mem::replace(cell, last);
-        }
-    }
-    row.last().map_or(0, |cells| *cells)
+    let likeness = |known: &&str| {
+        let pairs = known.as_bytes().windows(2);
+        let shared = pairs.filter(|pair| name.as_bytes().windows(2).any(|own| own == *pair)).count();
+        1000 * shared / (known.len() + name.len())
+    };
+    SETTINGS.iter().map(|setting| setting.name).max_by_key(likeness).unwrap_or_default()
 }

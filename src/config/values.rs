@@ -64,11 +64,15 @@ pub trait Choice: Copy + Default + 'static {
 }
 
 macro_rules! choices {
-    ($($(#[$doc:meta])* $name:ident { $(#[$first_doc:meta])* $first:ident = $first_text:literal
-        $(, $(#[$more_doc:meta])* $more:ident = $more_text:literal)* })*) => {$(
+    ($($(#[$doc:meta])* $name:ident { $first:ident = $first_text:literal $(, $more:ident = $more_text:literal)* })*) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub enum $name { #[default] $(#[$first_doc])* $first $(, $(#[$more_doc])* $more)* }
+        pub enum $name {
+            #[default]
+            #[doc = concat!("`", $first_text, "`")]
+            $first
+            $(, #[doc = concat!("`", $more_text, "`")] $more)*
+        }
 
         impl Choice for $name {
             const ALL: &'static [(&'static str, Self)] =
@@ -85,56 +89,20 @@ macro_rules! choices {
 }
 
 choices! {
-    /// What codex adds to a client's words.
-    Profile {
-        /// As little as the version allows.
-        Lean = "lean",
-        /// Codex as it comes.
-        Codex = "codex"
-    }
-    /// How a conversation reaches the model.
-    PromptMode {
-        /// Native where the app-server can, else joined.
-        Auto = "auto",
-        /// Every message as an item of its own.
-        Native = "native",
-        /// One text.
-        Joined = "joined"
-    }
-    /// Which protocol is spoken with the app-server.
-    ProtocolChoice {
-        /// The newest that both sides know.
-        Auto = "auto",
-        /// `newConversation` and its kin.
-        V1 = "v1",
-        /// `thread/start` and its kin.
-        V2 = "v2"
-    }
-    /// What programs that codex runs may do.
-    Sandbox {
-        /// Read files.
-        ReadOnly = "read-only",
-        /// Write in the working directory too.
-        WorkspaceWrite = "workspace-write",
-        /// Anything.
-        DangerFullAccess = "danger-full-access"
-    }
-    /// What a silent stream carries as a sign of life.
-    KeepaliveForm {
-        /// An SSE comment.
-        Comment = "comment",
-        /// A chunk with an empty delta.
-        Chunk = "chunk",
-        /// Nothing.
-        Off = "off"
-    }
-    /// What a line of the log looks like.
-    LogFormat {
-        /// Time, level, target, message.
-        Text = "text",
-        /// A JSON object.
-        Json = "json"
-    }
+    /// What codex adds to a client's words: as little as the version allows, or whatever it comes with.
+    Profile { Lean = "lean", Codex = "codex" }
+    /// How a conversation reaches the model: every message as an item of its own, all as one text, or (auto) the first
+    /// where the app-server can.
+    PromptMode { Auto = "auto", Native = "native", Joined = "joined" }
+    /// Which protocol is spoken with the app-server: the newest that both sides know, `newConversation` and its kin, or
+    /// `thread/start` and its kin.
+    ProtocolChoice { Auto = "auto", V1 = "v1", V2 = "v2" }
+    /// What programs that codex runs may do: read files, write in the working directory too, or anything.
+    Sandbox { ReadOnly = "read-only", WorkspaceWrite = "workspace-write", DangerFullAccess = "danger-full-access" }
+    /// What a silent stream carries as a sign of life: an SSE comment, a chunk with an empty delta, or nothing.
+    KeepaliveForm { Comment = "comment", Chunk = "chunk", Off = "off" }
+    /// What a line of the log looks like: time, level, target and message, or a JSON object with these.
+    LogFormat { Text = "text", Json = "json" }
 }
 
 /// Reads values and collects what is wrong with them.

@@ -43,14 +43,6 @@ pub(super) struct Connection {
     buf: Vec<u8>,
 }
 
-/// What is being read.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
-    /// Nobody waits for one once the server drains.
-    Head,
-    Body,
-}
-
 impl Connection {
     pub(super) fn new(shared: Arc<Shared>, id: u64, socket: Arc<OwnedFd>, cancel: Cancel) -> Self {
         Self { shared, cancel, broken: false, id, socket, buf: Vec::new() }
@@ -91,7 +83,7 @@ impl Connection {
         let deadline = Deadline::after("the end of the connection", LINGER_TIME);
         let mut left = if self.broken { 0 } else { LINGER_BYTES };
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
-        while left > 0 && self.fill(Part::Body, &deadline).is_ok() {
+        while left > 0 && self.fill(&deadline, false).is_ok() {
             left = left.saturating_sub(self.buf.len());
             self.buf.clear();
         }
@@ -104,7 +96,7 @@ impl Connection {
             if first { (names::HEAD_TIMEOUT, limits.head) } else { (names::KEEPALIVE_IDLE, limits.idle) };
         let idle = Deadline::after(name, limit);
         while self.buf.is_empty() {
-            if self.fill(Part::Head, &idle).is_err() {
+            if self.fill(&idle, true).is_err() {
                 return Ok(None);
             }
         }
@@ -114,7 +106,7 @@ impl Connection {
                 self.buf.drain(..length);
                 return if self.shared.is_draining() { Err(draining()) } else { Ok(Some(head)) };
             }
-            self.fill(Part::Head, &deadline)?;
+            self.fill(&deadline, true)?;
         }
     }
 
@@ -127,8 +119,8 @@ impl Connection {
         let deadline = Deadline::after(names::BODY_TIMEOUT, limits.body);
         // A client that has begun to send waits for nothing.
         if expects_continue && self.buf.is_empty() && !decoder.is_done() {
-            let gone = |_| ApiError::bad_request("The client closed the connection before it sent the body.");
-            self.send(b"HTTP/1.1 100 Continue\r\n\r\n", false).map_err(gone)?;
+            // Where this fails, reading does too.
+            let _ = self.send(b"HTTP/1.1 100 Continue\r\n\r\n", false);
         }
         loop {
             let used = body.decode(&mut decoder, &self.buf, limits.bodies_total_bytes)?;
@@ -136,26 +128,26 @@ impl Connection {
             if decoder.is_done() {
                 return Ok(body);
             }
-            self.fill(Part::Body, &deadline)?;
+            self.fill(&deadline, false)?;
         }
     }
 
-    /// Appends what there is to read to the buffer, or waits for something.
-    fn fill(&mut self, part: Part, deadline: &Deadline) -> Result<(), ApiError> {
-        let what = if part == Part::Head { "head" } else { "body" };
-        let drain = (part == Part::Head).then_some(&self.shared.drain);
+    /// Appends what there is to read to the buffer, or waits for something; once the server drains, nobody waits for a
+    /// head.
+    fn fill(&mut self, deadline: &Deadline, is_head: bool) -> Result<(), ApiError> {
+        let drain = is_head.then_some(&self.shared.drain);
         self.buf.reserve(READ_SIZE);
         loop {
             match rustix::io::read(&self.socket, rustix::buffer::spare_capacity(&mut self.buf)) {
                 _ if deadline.passed() => {
-                    let message = format!("The {what} of the request did not arrive within {}.", deadline.describe());
+                    let message = format!("The request did not arrive within {}.", deadline.describe());
                     return Err(ApiError::http(408, "request_timeout", message));
                 }
                 Ok(1..) => return Ok(()),
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) if drain.is_some() && self.shared.is_draining() => return Err(draining()),
+                Err(Errno::AGAIN) if is_head && self.shared.is_draining() => return Err(draining()),
                 Err(Errno::AGAIN) if wait(&self.socket, PollFlags::IN, deadline.left(), drain).is_ok() => {}
-                _ => return Err(ApiError::bad_request(format!("The request ended within its {what}."))),
+                _ => return Err(ApiError::bad_request("The connection ended before the request did.")),
             }
         }
     }

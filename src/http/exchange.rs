@@ -28,17 +28,11 @@ pub struct Exchange<'c> {
     watched: bool,
     extra: Vec<Header>,
     status: Option<u16>,
-    answer: Answer,
+    /// Whether a stream was begun and has not ended.
+    streaming: bool,
     closes: bool,
     /// Bytes to write; kept for the next piece.
     out: Vec<u8>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Answer {
-    None,
-    Stream,
-    Complete,
 }
 
 impl<'c> Exchange<'c> {
@@ -53,7 +47,7 @@ impl<'c> Exchange<'c> {
             watched: false,
             extra: Vec::new(),
             status: None,
-            answer: Answer::None,
+            streaming: false,
             out: Vec::new(),
         }
     }
@@ -117,7 +111,6 @@ impl<'c> Exchange<'c> {
         if has_body {
             self.out.extend_from_slice(&response.body);
         }
-        self.answer = Answer::Complete;
         self.flush()
     }
 
@@ -139,7 +132,7 @@ impl<'c> Exchange<'c> {
         self.closes |= !chunked;
         let headers = EVENT_STREAM.map(|(name, value)| (name, value.to_owned()));
         self.begin(200, headers.into(), chunked.then(|| ("transfer-encoding", "chunked".to_owned())))?;
-        self.answer = Answer::Stream;
+        self.streaming = true;
         Ok(())
     }
 
@@ -169,7 +162,7 @@ impl<'c> Exchange<'c> {
         if self.is_chunked()? && self.head.method != Method::Head {
             self.out.extend_from_slice(b"0\r\n\r\n");
         }
-        self.answer = Answer::Complete;
+        self.streaming = false;
         self.flush()
     }
 
@@ -177,7 +170,7 @@ impl<'c> Exchange<'c> {
     /// request may follow.
     pub(super) fn finish(mut self, sound: bool) -> bool {
         self.closes |= !sound;
-        if self.answer == Answer::None {
+        if self.status.is_none() {
             self.closes = true;
             let message = "This server could not answer the request; its log says why.";
             let error = ApiError { kind: "server_error", ..ApiError::http(500, "internal_error", message) };
@@ -185,9 +178,7 @@ impl<'c> Exchange<'c> {
                 log::debug!("request={} the client did not take the answer: {error}", self.request_id);
             }
         }
-        if self.answer != Answer::Complete {
-            self.connection.broken = true;
-        }
+        self.connection.broken |= self.streaming;
         // It counts for all requests of a connection.
         let slow = self.connection.cancel.cause() == Some(CancelCause::SlowReader);
         !self.closes && !slow && !self.connection.broken
@@ -195,7 +186,7 @@ impl<'c> Exchange<'c> {
 
     /// Renders the head of the answer.
     fn begin(&mut self, status: u16, mut headers: Vec<Header>, framing: Option<Header>) -> io::Result<()> {
-        if self.answer != Answer::None {
+        if self.status.is_some() {
             return Err(misuse("the request is answered already"));
         }
         self.closes |= self.body_pending || self.connection.shared.is_draining();
@@ -214,10 +205,7 @@ impl<'c> Exchange<'c> {
 
     /// Whether the stream that is being written goes out in chunks.
     fn is_chunked(&self) -> io::Result<bool> {
-        match self.answer {
-            Answer::Stream => Ok(self.head.is_1_1()),
-            _ => Err(misuse("there is no stream to write to")),
-        }
+        if self.streaming { Ok(self.head.is_1_1()) } else { Err(misuse("there is no stream to write to")) }
     }
 
     fn flush(&mut self) -> io::Result<()> {

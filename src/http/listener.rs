@@ -72,24 +72,17 @@ impl Listener {
         Ok(Self { tcp: tcp.into(), address, unix, limits })
     }
 
-    /// The address, with the port that the system has chosen.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.address
-    }
-
     /// Serves connections with `service` until [`Server::drain`].
     ///
     /// # Errors
     /// The system has no thread or descriptor to give.
     pub fn start(self, service: Arc<dyn Service>) -> io::Result<Server> {
         let (shared, ended) = Shared::new(self.limits.clone())?;
-        // Complete from the first thread on, so that an error below ends what runs.
-        let mut server =
-            Server { shared: Arc::clone(&shared), address: self.address, ended, accepting: None, watching: None };
-        let watching = Arc::clone(&shared);
-        server.watching = Some(threads::spawn("http-watch", move || watching.watch())?);
-        server.accepting = Some(threads::spawn("http-accept", move || self.accept(&shared, &service))?);
-        Ok(server)
+        let (address, watching) = (self.address, Arc::clone(&shared));
+        let watching = threads::spawn("http-watch", move || watching.watch())?;
+        let accepting = Arc::clone(&shared);
+        let accepting = threads::spawn("http-accept", move || self.accept(&accepting, &service))?;
+        Ok(Server { shared, address, ended, accepting: Some(accepting), watching: Some(watching) })
     }
 
     fn accept(self, shared: &Arc<Shared>, service: &Arc<dyn Service>) {
@@ -148,7 +141,7 @@ fn serve(socket: Arc<OwnedFd>, shared: &Arc<Shared>, service: &Arc<dyn Service>)
 }
 
 impl Server {
-    /// The address that is served.
+    /// The address that is served, with the port that the system has chosen.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }

@@ -55,7 +55,7 @@ impl Route {
     }
 
     /// Its name in `/metrics`, and its verbs, as an `Allow` header names them.
-    fn facts(&self) -> (&'static str, &'static str) {
+    pub(super) fn facts(&self) -> (&'static str, &'static str) {
         match self {
             Self::ChatCompletions => ("chat_completions", "POST"),
             Self::Completions => ("completions", "POST"),
@@ -65,11 +65,6 @@ impl Route {
             Self::Metrics => ("metrics", "GET, HEAD"),
             Self::Healthz | Self::Livez | Self::Readyz => ("health", "GET, HEAD"),
         }
-    }
-
-    /// Its name in `/metrics`.
-    pub fn name(&self) -> &'static str {
-        self.facts().0
     }
 
     /// Whether a request may only be served with a key, once one is configured.

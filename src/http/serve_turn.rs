@@ -17,9 +17,11 @@ use crate::deadline::Deadline;
 use crate::permits::Permit;
 use crate::turn::{Finish, TurnError, TurnErrorKind, TurnEvent, TurnOutcome};
 
-/// A request whose turns run.
-struct Running<'a> {
+/// A request whose turns run, and its answer as far as it is written.
+struct Running<'a, 'c> {
     app: &'a App,
+    exchange: &'a mut Exchange<'c>,
+    record: &'a mut Record,
     request: ApiRequest,
     resolved: Resolved,
     /// Dropped before the permits: what still runs at codex is stopped, and only then may others take its place.
@@ -29,19 +31,14 @@ struct Running<'a> {
     cutters: Vec<Cutter>,
     /// How many choices still run.
     running: usize,
-}
-
-/// An answer that is being written.
-struct Answer<'e, 'c> {
-    exchange: &'e mut Exchange<'c>,
     encoder: Box<dyn Encoder + Send>,
-    stream: bool,
     opened: bool,
     out: Vec<u8>,
 }
 
 impl App {
-    /// Serves a request that needs turns.
+    /// Serves a request that needs turns. Until the first one has started, whatever fails is a plain HTTP error: the
+    /// model's name, the wait for a permit and for an app-server, the start itself.
     ///
     /// # Errors
     /// What is to be answered, as nothing was. With the code `client_gone` there is nobody left to tell.
@@ -52,24 +49,6 @@ impl App {
         owner: Owner,
         record: &mut Record,
     ) -> Result<(), ApiError> {
-        let stream = request.stream;
-        let (mut running, encoder) = self.begin(exchange, request, record)?;
-        let mut answer = Answer { exchange, encoder, stream, opened: false, out: Vec::new() };
-        let result = running.run(&mut answer, owner, record).or_else(|error| {
-            record.end = format!("{:?}: {error}", error.kind);
-            answer.fail(&error)
-        });
-        record.tokens = Some(answer.encoder.spent());
-        result
-    }
-
-    /// Everything that may end in a plain HTTP error: the model's name, a permit, an app-server, the first turn's start.
-    fn begin<'a>(
-        &'a self,
-        exchange: &mut Exchange<'_>,
-        request: ApiRequest,
-        record: &mut Record,
-    ) -> Result<(Running<'a>, Box<dyn Encoder + Send>), ApiError> {
         let wait = Deadline::after(names::QUEUE, self.config.queue);
         let cancel = exchange.cancel();
         let api = |error: TurnError| ApiError::from(&error);
@@ -82,19 +61,32 @@ impl App {
             reasoning: self.config.reasoning,
             keepalive_chunk: self.config.sse_keepalive_form == KeepaliveForm::Chunk,
         };
-        // The first turn takes the conversation along, so the encoder looks at it before.
-        let encoder = request.encoder(&stamp, options);
-        let permits = vec![self.permits.acquire(&wait, &cancel).map_err(api)?];
-        let turns = Turns::new(cancel);
-        let mut running = Running { app: self, request, resolved, turns, permits, cutters: Vec::new(), running: 0 };
+        let permit = self.permits.acquire(&wait, &cancel).map_err(api)?;
+        let mut running = Running {
+            app: self,
+            exchange,
+            record,
+            resolved,
+            turns: Turns::new(cancel),
+            permits: vec![permit],
+            cutters: Vec::new(),
+            running: 0,
+            // The first turn takes the conversation along, so the encoder looks at it before.
+            encoder: request.encoder(&stamp, options),
+            request,
+            opened: false,
+            out: Vec::new(),
+        };
         let thread = running.start_next(&wait).map_err(api)?;
-        log::debug!("request={} thread={thread}", exchange.request_id());
-        record.thread = Some(thread);
-        Ok((running, encoder))
+        log::debug!("request={} thread={thread}", running.exchange.request_id());
+        running.record.thread = Some(thread);
+        let result = running.run(owner).or_else(|error| running.fail(&error));
+        running.record.tokens = Some(running.encoder.spent());
+        result
     }
 }
 
-impl Running<'_> {
+impl Running<'_, '_> {
     fn left(&self) -> bool {
         self.cutters.len() < self.request.choices() as usize
     }
@@ -124,7 +116,7 @@ impl Running<'_> {
         Ok(())
     }
 
-    fn run(&mut self, answer: &mut Answer<'_, '_>, owner: Owner, record: &mut Record) -> Result<(), TurnError> {
+    fn run(&mut self, owner: Owner) -> Result<(), TurnError> {
         let config = &self.app.config;
         let open_at = Instant::now() + config.stream_open;
         let keepalive = (config.sse_keepalive_form != KeepaliveForm::Off).then_some(config.sse_keepalive);
@@ -132,73 +124,60 @@ impl Running<'_> {
         let mut events = Vec::new();
         while self.running > 0 || self.left() {
             self.start_more()?;
-            let until = match (answer.stream, answer.opened) {
+            let until = match (self.request.stream, self.opened) {
                 (false, _) => None,
                 (true, false) => Some(open_at),
                 (true, true) => keepalive.map(|gap| last_write + gap),
             };
             self.turns.next(until, &mut events);
-            self.take_in(&mut events, answer, record)?;
-            if answer.stream && !answer.out.is_empty() {
-                answer.flush()?;
+            if !events.is_empty() {
+                self.record.first.get_or_insert_with(Instant::now);
+            } else if self.opened {
+                self.encoder.keepalive(&mut self.out);
+            } else if self.request.stream {
+                self.encoder.open(&mut self.out);
+            }
+            for (index, event) in events.drain(..) {
+                self.take_in(index, event)?;
+            }
+            if self.request.stream && !self.out.is_empty() {
+                self.flush()?;
                 last_write = Instant::now();
             }
         }
-        answer.encoder.finish(&mut answer.out);
+        self.encoder.finish(&mut self.out);
         // A place that nothing needs any more is free before the client can ask again.
         if self.turns.are_over() {
             self.permits.clear();
         }
         // Before the client can ask for it.
-        if let Some(kept) = answer.encoder.record() {
+        if let Some(kept) = self.encoder.record() {
             self.app.store().put(owner, kept, self.app.clock());
         }
-        answer.finish()
+        self.finish()
     }
 
-    fn take_in(
-        &mut self,
-        events: &mut Vec<(u32, TurnEvent)>,
-        answer: &mut Answer<'_, '_>,
-        record: &mut Record,
-    ) -> Result<(), TurnError> {
-        if events.is_empty() {
-            answer.keep_alive();
-            return Ok(());
+    fn take_in(&mut self, index: u32, event: TurnEvent) -> Result<(), TurnError> {
+        let Some(cutter) = self.cutters.get_mut(index as usize) else { return Ok(()) };
+        let mut end = None;
+        let cut = cutter.filter(event, |event| match event {
+            TurnEvent::End(outcome) => end = Some(outcome),
+            event => self.encoder.event(index, &event, &mut self.out),
+        });
+        if let Some(finish) = cut {
+            self.turns.interrupt(index);
+            end = Some(TurnOutcome { result: Ok(finish), usage: None });
         }
-        record.first.get_or_insert_with(Instant::now);
-        for (index, event) in events.drain(..) {
-            let Some(cutter) = self.cutters.get_mut(index as usize) else { continue };
-            let mut end = None;
-            let cut = cutter.filter(event, |event| match event {
-                TurnEvent::End(outcome) => end = Some(outcome),
-                event => answer.encoder.event(index, &event, &mut answer.out),
-            });
-            if let Some(finish) = cut {
-                self.turns.interrupt(index);
-                end = Some(TurnOutcome { result: Ok(finish), usage: None });
-            }
-            let Some(outcome) = end else { continue };
-            let finish = outcome.result.clone()?;
-            record.end = reason(finish).to_owned();
-            answer.encoder.event(index, &TurnEvent::End(outcome), &mut answer.out);
-            self.running -= 1;
-            // Where another choice waits for the place, this one has to have left it.
-            if self.left() {
-                self.turns.finish(index);
-            }
+        let Some(outcome) = end else { return Ok(()) };
+        let finish = outcome.result.clone()?;
+        self.record.end = reason(finish).to_owned();
+        self.encoder.event(index, &TurnEvent::End(outcome), &mut self.out);
+        self.running -= 1;
+        // Where another choice waits for the place, this one has to have left it.
+        if self.left() {
+            self.turns.finish(index);
         }
         Ok(())
-    }
-}
-
-impl Answer<'_, '_> {
-    fn keep_alive(&mut self) {
-        if self.opened {
-            self.encoder.keepalive(&mut self.out);
-        } else if self.stream {
-            self.encoder.open(&mut self.out);
-        }
     }
 
     /// Sends what has been encoded of a stream.
@@ -213,7 +192,7 @@ impl Answer<'_, '_> {
     }
 
     fn finish(&mut self) -> Result<(), TurnError> {
-        if self.stream {
+        if self.request.stream {
             self.flush()?;
             return self.exchange.end_stream().map_err(gone);
         }
@@ -222,6 +201,7 @@ impl Answer<'_, '_> {
 
     /// Tells of an error in the stream, if it has begun.
     fn fail(&mut self, error: &TurnError) -> Result<(), ApiError> {
+        self.record.end = format!("{:?}: {error}", error.kind);
         let told = ApiError::from(error);
         if !self.opened || error.kind == TurnErrorKind::ClientGone {
             return Err(told);

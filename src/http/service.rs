@@ -197,7 +197,7 @@ impl App {
         let route = Route::of(&head.path);
         let first = record.first.map(|first| first.duration_since(exchange.started()));
         let usage = record.tokens.map(|spent| spent.usage).unwrap_or_default();
-        let name = route.as_ref().map_or("none", Route::name);
+        let name = route.as_ref().map_or("none", |route| route.facts().0);
         self.metrics.count(name, exchange.status().unwrap_or(0), took, first, usage);
         // What a client may choose the length of.
         let short = |text: &str| text.chars().take(100).collect::<String>();
