@@ -41,7 +41,7 @@ impl App {
     /// model's name, the wait for a permit and for an app-server, the start itself.
     ///
     /// # Errors
-    /// What is to be answered, as nothing was. With the code `client_gone` there is nobody left to tell.
+    /// What is to be answered if nothing was. With the code `client_gone` there is nobody left to tell.
     pub(super) fn serve_turn(
         &self,
         exchange: &mut Exchange<'_>,
@@ -199,11 +199,11 @@ impl Running<'_, '_> {
         self.exchange.respond(Response::json(200, std::mem::take(&mut self.out))).map_err(gone)
     }
 
-    /// Tells of an error in the stream, if it has begun.
+    /// Tells of an error in the stream, if it has begun. Who does not read is cut off.
     fn fail(&mut self, error: &TurnError) -> Result<(), ApiError> {
         self.record.end = format!("{:?}: {error}", error.kind);
         let told = ApiError::from(error);
-        if !self.opened || error.kind == TurnErrorKind::ClientGone {
+        if !self.opened || matches!(error.kind, TurnErrorKind::ClientGone | TurnErrorKind::SlowReader) {
             return Err(told);
         }
         self.encoder.fail(&told, &mut self.out);

@@ -54,7 +54,9 @@ impl Service for App {
         let mut record = Record::default();
         let answered = match self.dispatch(exchange, &mut record) {
             Ok(response) => response.map_or(Ok(()), |response| exchange.respond(response)),
-            Err(error) if error.code == Some("client_gone") => Err(std::io::Error::other(error.message)),
+            Err(error) if exchange.status().is_some() || error.code == Some("client_gone") => {
+                Err(std::io::Error::other(error.message))
+            }
             Err(error) => {
                 if record.end.is_empty() {
                     record.end = error.code.unwrap_or(error.kind).to_owned();
