@@ -20,22 +20,19 @@ pub fn parse(body: &[u8]) -> Result<ApiRequest, ApiError> {
     let root = Node::body(body)?;
     fields::no_effect(&root)?;
     fields::refuse(&root, ["suffix", "logprobs"])?;
-    let [model, prompt, stream, stream_options, n, best_of, stop, max_tokens, echo] =
-        root.fields(["model", "prompt", "stream", "stream_options", "n", "best_of", "stop", "max_tokens", "echo"])?;
-    let prompts = read_prompts(&root.need("prompt", prompt)?)?;
+    let [model, stream, stream_options, n, best_of, stop, max_tokens, echo] =
+        root.fields(["model", "stream", "stream_options", "n", "best_of", "stop", "max_tokens", "echo"])?;
+    let prompts = read_prompts(&root.need("prompt")?)?;
     let n = fields::choices(n)?;
     if prompts.len() * n as usize > MAX_CHOICES {
         return Err(ApiError::invalid("prompt", format!("`prompt` and `n` ask for more than {MAX_CHOICES} answers.")));
     }
-    if let Some(best_of) = best_of
-        && best_of.integer(1..=20)? != u64::from(n)
-    {
-        return Err(best_of.unsupported("must be `n`: no answer is chosen among others here"));
-    }
+    let chooses = |best_of: &Node<'_>| Ok(best_of.integer(1..=20)? != u64::from(n));
+    fields::refuse_if(best_of, chooses, "must be `n`: no answer is chosen among others here")?;
     let (stream, include_usage) = fields::stream(stream, stream_options)?;
-    let echo = echo.map_or(Ok(false), |node| node.boolean())?;
+    let echo = fields::boolean(echo, false)?;
     Ok(ApiRequest {
-        model: model.map(|node| node.string()).transpose()?,
+        model: fields::string(model)?,
         effort: None,
         stream,
         n,

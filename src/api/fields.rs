@@ -3,6 +3,10 @@
 use super::Effort;
 use super::error::ApiError;
 use super::json::Node;
+use super::prompt::{self, ONE_JSON_OBJECT};
+use super::schema::Format;
+use super::tools::Offer;
+use crate::turn::{Item, TurnRequest};
 
 /// What OpenAI takes and an app-server cannot be told, or what changes nothing for the model: accepted without effect,
 /// with the type that OpenAI asks for.
@@ -35,12 +39,53 @@ pub(crate) fn refuse<const N: usize>(root: &Node<'_>, names: [&str; N]) -> Resul
     }
 }
 
+/// Refuses a value that asks for what cannot be served.
+pub(crate) fn refuse_if(
+    node: Option<Node<'_>>,
+    asks: impl FnOnce(&Node<'_>) -> Result<bool, ApiError>,
+    why: &str,
+) -> Result<(), ApiError> {
+    match node {
+        Some(node) if asks(&node)? => Err(node.unsupported(why)),
+        _ => Ok(()),
+    }
+}
+
+/// `top_logprobs`, of which only none can be served.
+pub(crate) fn top_logprobs(node: Option<Node<'_>>) -> Result<(), ApiError> {
+    refuse_if(node, |node| Ok(node.integer(0..=20)? > 0), "cannot be honoured: probabilities are not known")
+}
+
+/// A boolean with a value where it is absent.
+pub(crate) fn boolean(node: Option<Node<'_>>, absent: bool) -> Result<bool, ApiError> {
+    node.map_or(Ok(absent), |node| node.boolean())
+}
+
+/// Text that may be absent.
+pub(crate) fn string(node: Option<Node<'_>>) -> Result<Option<String>, ApiError> {
+    node.map(|node| node.string()).transpose()
+}
+
+/// What is asked of the model, with the lines that tools and format add.
+pub(crate) fn turn(
+    mut history: Vec<Item>,
+    offer: Offer,
+    format: Format,
+    verbosity: Option<Node<'_>>,
+    summary: Option<String>,
+) -> Result<TurnRequest, ApiError> {
+    history.extend(offer.line.map(prompt::line));
+    history.extend(format.json_object.then(|| prompt::line(ONE_JSON_OBJECT)));
+    let verbosity = verbosity.map(|node| node.one_of(&["low", "medium", "high"])).transpose()?.map(str::to_owned);
+    let (tools, output_schema) = (offer.tools, format.schema);
+    Ok(TurnRequest { summary, verbosity, history, tools, output_schema, ..TurnRequest::default() })
+}
+
 /// `stream`, and whether `stream_options` asks for usage.
 pub(crate) fn stream(stream: Option<Node<'_>>, options: Option<Node<'_>>) -> Result<(bool, bool), ApiError> {
-    let stream = stream.map_or(Ok(false), |node| node.boolean())?;
+    let stream = boolean(stream, false)?;
     let Some(options) = options else { return Ok((stream, false)) };
-    let [include_usage] = options.fields(["include_usage"])?;
-    let include_usage = include_usage.map_or(Ok(false), |node| node.boolean())?;
+    let include_usage = boolean(options.get("include_usage")?, false)?;
     if stream { Ok((stream, include_usage)) } else { Err(options.invalid("is only allowed when `stream` is true")) }
 }
 

@@ -99,9 +99,14 @@ impl<'a> Node<'a> {
         ApiError::invalid(&*path, format!("`{path}` is missing."))
     }
 
+    /// The member `name`, if it is there.
+    pub(crate) fn get(&self, name: &str) -> Result<Option<Node<'a>>, ApiError> {
+        self.fields([name]).map(|[found]| found)
+    }
+
     /// The member `name`, which has to be there.
-    pub(crate) fn need<T>(&self, name: &str, value: Option<T>) -> Result<T, ApiError> {
-        value.ok_or_else(|| self.missing(name))
+    pub(crate) fn need(&self, name: &str) -> Result<Node<'a>, ApiError> {
+        self.get(name)?.ok_or_else(|| self.missing(name))
     }
 
     pub(crate) fn string(&self) -> Result<String, ApiError> {
@@ -145,14 +150,20 @@ impl<'a> Node<'a> {
     /// The members called `names`; a null counts as absent, and of two with one name the last counts.
     pub(crate) fn fields<const N: usize>(&self, names: [&str; N]) -> Result<[Option<Node<'a>>; N], ApiError> {
         let mut found = [const { None }; N];
+        self.find(&names, &mut found)?;
+        Ok(found)
+    }
+
+    /// The same, into a list as long as the names.
+    pub(crate) fn find(&self, names: &[&str], found: &mut [Option<Node<'a>>]) -> Result<(), ApiError> {
         for (key, text) in self.members()? {
             let key = unescape(key);
-            let wanted = names.iter().zip(&mut found).find(|(name, _)| key.as_deref() == Some(**name));
+            let wanted = names.iter().zip(&mut *found).find(|(name, _)| key.as_deref() == Some(**name));
             if let Some((name, slot)) = wanted {
                 *slot = (text != "null").then(|| Node { text, path: self.join(name) });
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Whether there is a member called `name`, be it null.
@@ -170,12 +181,13 @@ impl<'a> Node<'a> {
     }
 
     /// Every element in its order.
-    pub(crate) fn elements(&self) -> Result<impl Iterator<Item = Node<'a>>, ApiError> {
+    pub(crate) fn elements(&self) -> Result<impl Iterator<Item = Node<'a>> + use<'a>, ApiError> {
         if !self.is_array() {
             return Err(self.not("an array"));
         }
         let children = Children { rest: self.text.get(1..).unwrap_or_default(), is_object: false };
-        Ok(children.enumerate().map(|(at, (_, text))| Node { text, path: format!("{}[{at}]", self.path) }))
+        let path = self.path.clone();
+        Ok(children.enumerate().map(move |(at, (_, text))| Node { text, path: format!("{path}[{at}]") }))
     }
 
     fn members(&self) -> Result<Children<'a>, ApiError> {
@@ -188,6 +200,11 @@ impl<'a> Node<'a> {
     fn join(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
+}
+
+/// The elements of an array that may be absent.
+pub(crate) fn each(node: Option<Node<'_>>) -> Result<impl Iterator<Item = Node<'_>>, ApiError> {
+    Ok(node.map(|node| node.elements()).transpose()?.into_iter().flatten())
 }
 
 /// The members of an object or the elements of an array: the text of the key, if any, and of the value.
@@ -211,24 +228,33 @@ impl<'a> Iterator for Children<'a> {
     }
 }
 
+/// What well-formed `text` is made of, byte by byte, but of each string only its first quote; with the place behind it.
+fn marks(text: &str) -> impl Iterator<Item = (u8, usize)> + '_ {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let mark = *text.as_bytes().get(at)?;
+        at += 1;
+        let mut inside = mark == b'"';
+        while inside {
+            let (piece, _) = text.get(at..)?.split_once('"')?;
+            at += piece.len() + 1;
+            // Behind an odd number of backslashes the quote is part of the string.
+            inside = piece.bytes().rev().take_while(|byte| *byte == b'\\').count() % 2 == 1;
+        }
+        Some((mark, at))
+    })
+}
+
 /// Bytes of the value that well-formed `text` begins with, none at the end of an object or array.
 fn value_len(text: &str) -> usize {
-    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
-    for (at, byte) in text.bytes().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => {
-                in_string = !in_string;
-                if depth == 0 && !in_string {
-                    return at + 1;
-                }
-            }
-            _ if in_string => {}
+    let mut depth = 0_usize;
+    for (mark, end) in marks(text) {
+        match mark {
             b'{' | b'[' => depth += 1,
-            b'}' | b']' if depth == 1 => return at + 1,
-            b'}' | b']' | b',' | b' ' | b'\t' | b'\n' | b'\r' if depth == 0 => return at,
-            b'}' | b']' => depth -= 1,
+            b'}' | b']' if depth > 1 => depth -= 1,
+            b'}' | b']' if depth == 1 => return end,
+            b'"' if depth == 0 => return end,
+            b'}' | b']' | b',' | b' ' | b'\t' | b'\n' | b'\r' if depth == 0 => return end - 1,
             _ => {}
         }
     }
@@ -237,20 +263,14 @@ fn value_len(text: &str) -> usize {
 
 /// How deeply objects and arrays are nested in well-formed `text`.
 fn depth(text: &str) -> usize {
-    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
-    for byte in text.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => in_string = !in_string,
-            _ if in_string => {}
-            b'{' | b'[' => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
+    let (mut depth, mut deepest) = (0_usize, 0);
+    for (mark, _) in marks(text) {
+        match mark {
+            b'{' | b'[' => depth += 1,
             b'}' | b']' => depth = depth.saturating_sub(1),
             _ => {}
         }
+        deepest = deepest.max(depth);
     }
     deepest
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::turn::{Item, Part, Role, ToolCall};
 
 use super::error::ApiError;
-use super::json::{Node, brief};
+use super::json::{Node, brief, each};
 
 /// The line for a `tool_choice` that asks for some tool.
 pub const CALL_ANY_TOOL: &str = "Answer by calling at least one of the tools.";
@@ -95,9 +95,9 @@ impl History {
 }
 
 fn read_message(at: usize, node: &Node<'_>, history: &mut History) -> Result<(), ApiError> {
-    let names = ["role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "audio"];
-    let [role, content, name, calls, call_id, function_call, refusal, audio] = node.fields(names)?;
-    let role_node = node.need("role", role)?;
+    let names = ["content", "name", "tool_calls", "function_call", "refusal", "audio"];
+    let [content, name, calls, function_call, refusal, audio] = node.fields(names)?;
+    let role_node = node.need("role")?;
     let role_name = role_node.one_of(&ROLES)?;
     // A name has no place in what codex takes, and no line of ours may carry it.
     let name = name.map(|name| name.string()).transpose()?;
@@ -111,10 +111,10 @@ fn read_message(at: usize, node: &Node<'_>, history: &mut History) -> Result<(),
         "tool" | "function" => {
             let output = content.map_or(Ok(String::new()), |content| text_of(&content))?;
             if role_name == "function" {
-                node.need("name", name)?;
+                name.ok_or_else(|| node.missing("name"))?;
                 return history.result(None, output, &role_node);
             }
-            let id_node = node.need("tool_call_id", call_id)?;
+            let id_node = node.need("tool_call_id")?;
             return history.result(Some(id_node.string()?), output, &id_node);
         }
         "system" => Role::System,
@@ -153,13 +153,10 @@ fn read_calls<'a>(
     function_call: Option<Node<'a>>,
 ) -> Result<Vec<(ToolCall, Node<'a>)>, ApiError> {
     let mut found = Vec::new();
-    if let Some(calls) = calls {
-        for call in calls.elements()? {
-            let [id, kind, function] = call.fields(["id", "type", "function"])?;
-            let id = call.need("id", id)?.string()?;
-            kind.as_ref().map_or(Ok(()), only_functions)?;
-            found.push((read_call(id, &call.need("function", function)?)?, call));
-        }
+    for call in each(calls)? {
+        let id = call.need("id")?.string()?;
+        call.get("type")?.as_ref().map_or(Ok(()), only_functions)?;
+        found.push((read_call(id, &call.need("function")?)?, call));
     }
     if let Some(call) = function_call {
         // The older form has no ids.
@@ -168,11 +165,9 @@ fn read_calls<'a>(
     Ok(found)
 }
 
-fn read_call(id: String, node: &Node<'_>) -> Result<ToolCall, ApiError> {
-    let [name, arguments] = node.fields(["name", "arguments"])?;
-    let name = node.need("name", name)?.string()?;
-    let arguments = node.need("arguments", arguments)?.string()?;
-    Ok(ToolCall { id, name, arguments })
+/// A call whose name and arguments are members of `node`.
+pub(crate) fn read_call(id: String, node: &Node<'_>) -> Result<ToolCall, ApiError> {
+    Ok(ToolCall { id, name: node.need("name")?.string()?, arguments: node.need("arguments")?.string()? })
 }
 
 /// Refuses every type of tool but `function`.
@@ -215,17 +210,15 @@ pub(crate) fn read_content(node: &Node<'_>, role: Role) -> Result<Vec<Part>, Api
 }
 
 fn read_part(node: &Node<'_>, role: Role) -> Result<Part, ApiError> {
-    let [kind, text, refusal, image, detail] = node.fields(["type", "text", "refusal", "image_url", "detail"])?;
-    let kind = node.need("type", kind)?;
+    let kind = node.need("type")?;
     match kind.string()?.as_str() {
-        "text" | "input_text" | "output_text" => Ok(Part::Text(node.need("text", text)?.string()?)),
-        "refusal" if role == Role::Assistant => Ok(Part::Text(node.need("refusal", refusal)?.string()?)),
+        "text" | "input_text" | "output_text" => Ok(Part::Text(node.need("text")?.string()?)),
+        "refusal" if role == Role::Assistant => Ok(Part::Text(node.need("refusal")?.string()?)),
         "image_url" if role == Role::User => {
-            let image = node.need("image_url", image)?;
-            let [url, detail] = image.fields(["url", "detail"])?;
-            read_image(&image.need("url", url)?, detail.as_ref())
+            let image = node.need("image_url")?;
+            read_image(&image.need("url")?, image.get("detail")?)
         }
-        "input_image" if role == Role::User => read_image(&node.need("image_url", image)?, detail.as_ref()),
+        "input_image" if role == Role::User => read_image(&node.need("image_url")?, node.get("detail")?),
         "image_url" | "input_image" => Err(kind.invalid("can be an image only in a message of the user")),
         known @ ("input_audio" | "file" | "input_file") => {
             Err(kind.unsupported(format_args!("`{known}` is not supported; send text or images")))
@@ -243,7 +236,7 @@ fn read_part(node: &Node<'_>, role: Role) -> Result<Part, ApiError> {
 const PICTURES: [&str; 4] = ["iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR"];
 
 /// An image that the request itself carries. Codex would put a sentence in the place of one that it cannot read.
-fn read_image(url: &Node<'_>, detail: Option<&Node<'_>>) -> Result<Part, ApiError> {
+fn read_image(url: &Node<'_>, detail: Option<Node<'_>>) -> Result<Part, ApiError> {
     let detail = detail.map(|detail| detail.one_of(&["auto", "low", "high", "original"])).transpose()?;
     let detail = detail.map(|detail| match detail {
         // Of low detail codex would make such a sentence, too.

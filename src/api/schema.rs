@@ -6,37 +6,16 @@ use std::collections::HashSet;
 use std::io::Write;
 
 use super::error::ApiError;
-use super::json::{Node, begin, member};
+use super::json::{Node, begin, each, member};
 use super::tools::Shape;
 
 /// Bytes of a schema at most. OpenAI allows 120,000 characters of names and values.
 const MAX_SCHEMA: usize = 256 * 1024;
 
 /// Keywords that a strict schema cannot have.
-const NOT_STRICT: [&str; 22] = [
-    "oneOf",
-    "allOf",
-    "not",
-    "if",
-    "then",
-    "else",
-    "dependencies",
-    "dependentRequired",
-    "dependentSchemas",
-    "patternProperties",
-    "unevaluatedProperties",
-    "propertyNames",
-    "minProperties",
-    "maxProperties",
-    "prefixItems",
-    "additionalItems",
-    "unevaluatedItems",
-    "contains",
-    "minContains",
-    "maxContains",
-    "uniqueItems",
-    "$dynamicRef",
-];
+const NOT_STRICT: &str = "oneOf allOf not if then else dependencies dependentRequired dependentSchemas \
+    patternProperties unevaluatedProperties propertyNames minProperties maxProperties prefixItems additionalItems \
+    unevaluatedItems contains minContains maxContains uniqueItems $dynamicRef";
 
 /// The form that an answer is to have.
 #[derive(Debug, Default)]
@@ -50,19 +29,12 @@ pub(crate) struct Format {
 /// Reads `response_format` (nested) or `text.format` (flat).
 pub(crate) fn read(node: Option<Node<'_>>, shape: Shape) -> Result<Format, ApiError> {
     let Some(node) = node else { return Ok(Format::default()) };
-    let [kind, nested] = node.fields(["type", "json_schema"])?;
-    let kind = node.need("type", kind)?;
-    match kind.one_of(&["text", "json_object", "json_schema"])? {
+    match node.need("type")?.one_of(&["text", "json_object", "json_schema"])? {
         "json_schema" => {
-            let outer = match shape {
-                Shape::Nested => node.need("json_schema", nested)?,
-                Shape::Flat => node,
-            };
-            let [name, description, schema] = outer.fields(["name", "description", "schema"])?;
-            outer.need("name", name)?.string()?;
-            let description = description.map(|node| node.string()).transpose()?;
-            let schema = outer.need("schema", schema)?;
-            Ok(Format { schema: Some(strict_root(&schema, description)?), json_object: false })
+            let outer = if shape == Shape::Nested { node.need("json_schema")? } else { node };
+            outer.need("name")?.string()?;
+            let description = outer.get("description")?.map(|node| node.string()).transpose()?;
+            Ok(Format { schema: Some(strict_root(&outer.need("schema")?, description)?), json_object: false })
         }
         "json_object" => Ok(Format { schema: None, json_object: true }),
         _ => Ok(Format::default()),
@@ -73,13 +45,12 @@ fn strict_root(node: &Node<'_>, description: Option<String>) -> Result<String, A
     if node.len() > MAX_SCHEMA {
         return Err(node.invalid(format_args!("must not be longer than {MAX_SCHEMA} bytes")));
     }
-    let [kind, own] = node.fields(["type", "description"])?;
-    if !kind.is_some_and(|kind| kind.is("\"object\"")) {
+    if !node.get("type")?.is_some_and(|kind| kind.is("\"object\"")) {
         return Err(node.invalid("must be a schema of type `object`"));
     }
     let mut out = Vec::new();
     write_strict(node, &mut out)?;
-    if let Some(description) = description.filter(|_| own.is_none()) {
+    if let (Some(description), None) = (description, node.get("description")?) {
         // What the answer is for has no field in codex; it says the same here.
         out.pop();
         member(&mut out, "description", &description);
@@ -139,7 +110,7 @@ fn write_strict(node: &Node<'_>, out: &mut Vec<u8>) -> Result<(), ApiError> {
                 begin(out, "anyOf");
                 let _ = write!(out, "[{{\"$ref\":{}}}]", value.line());
             }
-            refused if NOT_STRICT.contains(&refused) => {
+            refused if NOT_STRICT.split(' ').any(|keyword| keyword == refused) => {
                 return Err(value.invalid("cannot be in a strict schema, and codex knows no others"));
             }
             _ => {
@@ -172,12 +143,7 @@ fn write_any(variants: &Node<'_>, out: &mut Vec<u8>) -> Result<(), ApiError> {
 /// The names of all properties. One that is optional loses nothing by being required if null, or its default, says that
 /// it is absent.
 fn require_all(properties: &Node<'_>, required: Option<Node<'_>>) -> Result<Vec<String>, ApiError> {
-    let mut is_required = HashSet::new();
-    if let Some(required) = required {
-        for name in required.elements()? {
-            is_required.insert(name.string()?);
-        }
-    }
+    let is_required = each(required)?.map(|name| name.string()).collect::<Result<HashSet<_>, _>>()?;
     let mut names = Vec::new();
     for entry in properties.entries()? {
         let (name, property) = entry?;

@@ -4,27 +4,27 @@
 use crate::turn::Tool;
 
 use super::error::ApiError;
-use super::json::{Node, brief};
+use super::json::{Node, brief, each};
 use super::prompt::{self, CALL_ANY_TOOL};
 
 /// Tools on offer at most. OpenAI takes 128.
 const MAX_TOOLS: usize = 512;
 
-/// How a front end writes a function: in a member `function`, or with its members at the top.
+/// How a front end writes a function: in a member `function`, with its members at the top, or so without a type
+/// (`functions` and `function_call`, the older names).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
     Nested,
     Flat,
+    Older,
 }
 
 impl Shape {
     fn function<'a>(self, node: &Node<'a>) -> Result<Node<'a>, ApiError> {
-        let [kind, function] = node.fields(["type", "function"])?;
-        prompt::only_functions(&node.need("type", kind)?)?;
-        match self {
-            Self::Nested => node.need("function", function),
-            Self::Flat => Ok(node.clone()),
+        if self != Self::Older {
+            prompt::only_functions(&node.need("type")?)?;
         }
+        if self == Self::Nested { node.need("function") } else { Ok(node.clone()) }
     }
 }
 
@@ -36,42 +36,18 @@ pub(crate) struct Offer {
     pub(crate) line: Option<String>,
 }
 
-/// Reads `tools` and `tool_choice`.
+/// Reads `tools` and `tool_choice`, or what they were called before.
 pub(crate) fn read(tools: Option<Node<'_>>, choice: Option<Node<'_>>, shape: Shape) -> Result<Offer, ApiError> {
     let mut all = Vec::new();
-    if let Some(tools) = tools {
-        for tool in tools.elements()? {
-            add(&mut all, &shape.function(&tool)?)?;
-        }
+    for tool in each(tools)? {
+        add(&mut all, &shape.function(&tool)?)?;
     }
     let line = choice.map_or(Ok(None), |choice| choose(&mut all, &choice, shape))?;
     Ok(Offer { tools: all, line })
 }
 
-/// Reads the older `functions` and `function_call`.
-pub(crate) fn read_functions(functions: Option<Node<'_>>, call: Option<Node<'_>>) -> Result<Offer, ApiError> {
-    let mut all = Vec::new();
-    if let Some(functions) = functions {
-        for function in functions.elements()? {
-            add(&mut all, &function)?;
-        }
-    }
-    let line = match call {
-        Some(call) if call.is_object() => named(&mut all, &call)?,
-        Some(call) => {
-            if call.one_of(&["none", "auto"])? == "none" {
-                all.clear();
-            }
-            None
-        }
-        None => None,
-    };
-    Ok(Offer { tools: all, line })
-}
-
 fn add(tools: &mut Vec<Tool>, node: &Node<'_>) -> Result<(), ApiError> {
-    let [name, description, parameters] = node.fields(["name", "description", "parameters"])?;
-    let name_node = node.need("name", name)?;
+    let name_node = node.need("name")?;
     let name = name_node.string()?;
     let is_sound = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if !(1..=64).contains(&name.len()) || !name.chars().all(is_sound) {
@@ -84,12 +60,12 @@ fn add(tools: &mut Vec<Tool>, node: &Node<'_>) -> Result<(), ApiError> {
     if tools.len() == MAX_TOOLS {
         return Err(node.invalid(format_args!("is one too many: at most {MAX_TOOLS} tools can be offered")));
     }
-    let parameters = match parameters {
+    let parameters = match node.get("parameters")? {
         Some(schema) if schema.is_object() => schema.line(),
         Some(schema) => return Err(schema.not("a JSON schema (an object)")),
         None => r#"{"type":"object","properties":{}}"#.to_owned(),
     };
-    let description = description.map_or(Ok(String::new()), |node| node.string())?;
+    let description = node.get("description")?.map_or(Ok(String::new()), |node| node.string())?;
     tools.push(Tool { name, description, parameters });
     Ok(())
 }
@@ -97,25 +73,24 @@ fn add(tools: &mut Vec<Tool>, node: &Node<'_>) -> Result<(), ApiError> {
 /// Takes away what the choice rules out. Returns the line that it adds.
 fn choose(tools: &mut Vec<Tool>, choice: &Node<'_>, shape: Shape) -> Result<Option<String>, ApiError> {
     if choice.is_string() {
-        let mode = choice.one_of(&["none", "auto", "required"])?;
+        let words: &[_] = if shape == Shape::Older { &["none", "auto"] } else { &["none", "auto", "required"] };
+        let mode = choice.one_of(words)?;
         if mode == "none" {
             tools.clear();
         }
         return demand(mode, tools, choice);
     }
-    let [kind, allowed] = choice.fields(["type", "allowed_tools"])?;
-    let kind = choice.need("type", kind)?;
+    if shape == Shape::Older {
+        return named(tools, choice);
+    }
+    let kind = choice.need("type")?;
     match kind.string()?.as_str() {
         "function" => named(tools, &shape.function(choice)?),
         "allowed_tools" => {
-            let allowed = match shape {
-                Shape::Nested => choice.need("allowed_tools", allowed)?,
-                Shape::Flat => choice.clone(),
-            };
-            let [mode, list] = allowed.fields(["mode", "tools"])?;
-            let mode = allowed.need("mode", mode)?.one_of(&["auto", "required"])?;
+            let allowed = if shape == Shape::Nested { choice.need("allowed_tools")? } else { choice.clone() };
+            let mode = allowed.need("mode")?.one_of(&["auto", "required"])?;
             let mut names = Vec::new();
-            for tool in allowed.need("tools", list)?.elements()? {
+            for tool in allowed.need("tools")?.elements()? {
                 names.push(offered(tools, &shape.function(&tool)?)?);
             }
             tools.retain(|tool| names.contains(&tool.name));
@@ -142,8 +117,7 @@ fn named(tools: &mut Vec<Tool>, node: &Node<'_>) -> Result<Option<String>, ApiEr
 
 /// The `name` in `node`, which has to be that of a tool.
 fn offered(tools: &[Tool], node: &Node<'_>) -> Result<String, ApiError> {
-    let [name] = node.fields(["name"])?;
-    let name_node = node.need("name", name)?;
+    let name_node = node.need("name")?;
     let name = name_node.string()?;
     if tools.iter().any(|tool| tool.name == name) {
         return Ok(name);

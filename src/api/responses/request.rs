@@ -3,33 +3,17 @@
 use super::Form;
 use crate::api::cut::CutRules;
 use crate::api::error::ApiError;
-use crate::api::json::{Node, brief};
-use crate::api::prompt::{self, History, ONE_JSON_OBJECT};
+use crate::api::json::{Node, brief, each};
+use crate::api::prompt::{self, History};
 use crate::api::tools::{self, Shape};
 use crate::api::{self, ApiRequest, fields, schema};
-use crate::turn::{Item, Part, Role, ToolCall, TurnRequest};
+use crate::turn::{Item, Part, Role, TurnRequest};
 
 /// Members that the response object repeats, with what it says where the request does not.
-const ECHOED: [(&str, &str); 18] = [
-    ("background", "false"),
-    ("instructions", "null"),
-    ("max_output_tokens", "null"),
-    ("max_tool_calls", "null"),
-    ("parallel_tool_calls", "true"),
-    ("previous_response_id", "null"),
-    ("reasoning", r#"{"effort":null,"summary":null}"#),
-    ("safety_identifier", "null"),
-    ("service_tier", r#""default""#),
-    ("temperature", "1.0"),
-    ("text", r#"{"format":{"type":"text"}}"#),
-    ("tool_choice", r#""auto""#),
-    ("tools", "[]"),
-    ("top_logprobs", "0"),
-    ("top_p", "1.0"),
-    ("truncation", r#""disabled""#),
-    ("user", "null"),
-    ("metadata", "{}"),
-];
+const ECHOED: &str = r#"{"background":false,"instructions":null,"max_output_tokens":null,"max_tool_calls":null,
+    "parallel_tool_calls":true,"previous_response_id":null,"reasoning":{"effort":null,"summary":null},
+    "safety_identifier":null,"service_tier":"default","temperature":1.0,"text":{"format":{"type":"text"}},
+    "tool_choice":"auto","tools":[],"top_logprobs":0,"top_p":1.0,"truncation":"disabled","user":null,"metadata":{}}"#;
 
 /// The conversation up to and with the answer of this id, or only the item of it at an index.
 pub type Stored<'a> = &'a dyn Fn(&str, Option<usize>) -> Option<Vec<Item>>;
@@ -43,121 +27,62 @@ pub fn parse(body: &[u8], show_reasoning: bool, can_store: bool, stored: Stored<
     let root = Node::body(body)?;
     fields::no_effect(&root)?;
     fields::refuse(&root, ["conversation", "prompt", "moderation", "context_management"])?;
-    let [model, input, instructions, previous, stream, stream_options, store, background, include] = root.fields([
-        "model",
-        "input",
-        "instructions",
-        "previous_response_id",
-        "stream",
-        "stream_options",
-        "store",
-        "background",
-        "include",
-    ])?;
-    let [tools, choice, parallel, text, reasoning, max_output_tokens, top_logprobs, truncation] = root.fields([
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
-        "text",
-        "reasoning",
-        "max_output_tokens",
-        "top_logprobs",
-        "truncation",
-    ])?;
-    check(background, top_logprobs, truncation)?;
-    let includes_sealed = read_include(include)?;
+    let [model, instructions, stream, options] = root.fields(["model", "instructions", "stream", "stream_options"])?;
+    let [previous, input, store] = root.fields(["previous_response_id", "input", "store"])?;
+    let [tools, choice, parallel] = root.fields(["tools", "tool_choice", "parallel_tool_calls"])?;
+    let [text, reasoning, max_tokens] = root.fields(["text", "reasoning", "max_output_tokens"])?;
+    let [background, top_logprobs, include] = root.fields(["background", "top_logprobs", "include"])?;
 
-    let mut history = History::default();
-    if let Some(instructions) = instructions {
-        history.items.push(prompt::message(Role::Developer, instructions.string()?));
-    }
-    let begin = history.items.len();
-    let has_previous = previous.is_some();
-    if let Some(previous) = previous {
-        let id = previous.string()?;
-        let items = stored(&id, None)
-            .ok_or_else(|| ApiError { code: Some("previous_response_not_found"), ..not_found(&previous, &id) })?;
-        history.resume(items, "input");
-    }
-    match input {
-        Some(input) => read_input(&input, &mut history, stored)?,
-        None if has_previous => {}
-        None => return Err(root.missing("input")),
-    }
-    history.answered()?;
-    let mut items = history.items;
-    let conversation = begin..items.len();
-
-    let offer = tools::read(tools, choice, Shape::Flat)?;
-    let [format, verbosity] = text.map_or(Ok([None, None]), |text| text.fields(["format", "verbosity"]))?;
-    let format = schema::read(format, Shape::Flat)?;
-    let verbosity = verbosity.map(|node| node.one_of(&["low", "medium", "high"])).transpose()?;
-    let (effort, summary) = fields::reasoning(None, reasoning, show_reasoning)?;
-    let parallel = parallel.map_or(Ok(true), |node| node.boolean())?;
-    let store = can_store && store.map_or(Ok(true), |node| node.boolean())?;
-
-    items.extend(offer.line.map(prompt::line));
-    items.extend(format.json_object.then(|| prompt::line(ONE_JSON_OBJECT)));
-    Ok(ApiRequest {
-        model: model.map(|node| node.string()).transpose()?,
-        effort,
-        stream: fields::stream(stream, stream_options)?.0,
-        n: 1,
-        cut: CutRules {
-            stop: Vec::new(),
-            max_tokens: fields::max_tokens(max_output_tokens)?,
-            single_call: !parallel && !offer.tools.is_empty(),
-        },
-        form: api::Form::Response(Form {
-            echo: echo(&root, store)?,
-            conversation: store.then_some(conversation),
-            includes_sealed,
-        }),
-        turn: TurnRequest {
-            model: None,
-            effort: None,
-            summary,
-            verbosity: verbosity.map(str::to_owned),
-            history: items,
-            tools: offer.tools,
-            output_schema: format.schema,
-            sealed: true,
-        },
-    })
-}
-
-/// Whether the sealed content of reasoning is to be shown.
-fn read_include(include: Option<Node<'_>>) -> Result<bool, ApiError> {
-    let mut sealed = false;
-    let Some(include) = include else { return Ok(sealed) };
-    for what in include.elements()? {
+    fields::refuse_if(background, |node| node.boolean(), "cannot be true: nothing is done in the background here")?;
+    fields::top_logprobs(top_logprobs)?;
+    root.get("truncation")?.map(|node| node.one_of(&["disabled", "auto"])).transpose()?;
+    let mut includes_sealed = false;
+    for what in each(include)? {
         match what.string()?.as_str() {
-            "reasoning.encrypted_content" => sealed = true,
+            "reasoning.encrypted_content" => includes_sealed = true,
             // Of no effect: the answer does not repeat the images of the input.
             "message.input_image.image_url" => {}
             other => return Err(what.unsupported(format_args!("`{}` cannot be included", brief(other)))),
         }
     }
-    Ok(sealed)
-}
 
-/// Refuses what cannot be served.
-fn check(
-    background: Option<Node<'_>>,
-    top_logprobs: Option<Node<'_>>,
-    truncation: Option<Node<'_>>,
-) -> Result<(), ApiError> {
-    if let Some(background) = background
-        && background.boolean()?
-    {
-        return Err(background.unsupported("cannot be true: there are no responses in the background here"));
+    let mut history = History::default();
+    history.items.extend(fields::string(instructions)?.map(|text| prompt::message(Role::Developer, text)));
+    let begin = history.items.len();
+    if let Some(previous) = &previous {
+        let id = previous.string()?;
+        let items = stored(&id, None)
+            .ok_or_else(|| ApiError { code: Some("previous_response_not_found"), ..not_found(previous, &id) })?;
+        history.resume(items, "input");
     }
-    if let Some(top) = top_logprobs
-        && top.integer(0..=20)? > 0
-    {
-        return Err(top.unsupported("cannot be honoured: probabilities are not known"));
+    match input {
+        Some(input) => read_input(&input, &mut history, stored)?,
+        None if previous.is_some() => {}
+        None => return Err(root.missing("input")),
     }
-    truncation.map_or(Ok(()), |node| node.one_of(&["disabled", "auto"]).map(drop))
+    history.answered()?;
+    let conversation = begin..history.items.len();
+
+    let offer = tools::read(tools, choice, Shape::Flat)?;
+    let [format, verbosity] = text.map_or(Ok([None, None]), |text| text.fields(["format", "verbosity"]))?;
+    let format = schema::read(format, Shape::Flat)?;
+    let (effort, summary) = fields::reasoning(None, reasoning, show_reasoning)?;
+    let store = can_store && fields::boolean(store, true)?;
+    let cut = CutRules {
+        stop: Vec::new(),
+        max_tokens: fields::max_tokens(max_tokens)?,
+        single_call: !fields::boolean(parallel, true)? && !offer.tools.is_empty(),
+    };
+    let form = Form { echo: echo(&root, store)?, conversation: store.then_some(conversation), includes_sealed };
+    Ok(ApiRequest {
+        model: fields::string(model)?,
+        effort,
+        stream: fields::stream(stream, options)?.0,
+        n: 1,
+        cut,
+        form: api::Form::Response(form),
+        turn: TurnRequest { sealed: true, ..fields::turn(history.items, offer, format, verbosity, summary)? },
+    })
 }
 
 fn not_found(node: &Node<'_>, id: &str) -> ApiError {
@@ -166,12 +91,12 @@ fn not_found(node: &Node<'_>, id: &str) -> ApiError {
 
 fn echo(root: &Node<'_>, store: bool) -> Result<String, ApiError> {
     let mut echo = format!("\"store\":{store}");
-    let given = root.fields(ECHOED.map(|(name, _)| name))?;
-    for (given, (name, default)) in given.iter().zip(ECHOED) {
-        echo.push_str(",\"");
-        echo.push_str(name);
-        echo.push_str("\":");
-        echo.push_str(&given.as_ref().map_or_else(|| default.to_owned(), Node::line));
+    let members = Node::body(ECHOED.as_bytes())?;
+    let members = members.entries()?.collect::<Result<Vec<_>, _>>()?;
+    let mut given = vec![None; members.len()];
+    root.find(&members.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), &mut given)?;
+    for ((name, default), given) in members.iter().zip(&given) {
+        echo.push_str(&format!(",\"{name}\":{}", given.as_ref().unwrap_or(default).line()));
     }
     Ok(echo)
 }
@@ -196,75 +121,52 @@ fn read_input(node: &Node<'_>, history: &mut History, stored: Stored<'_>) -> Res
 }
 
 fn read_item(node: &Node<'_>, history: &mut History, stored: Stored<'_>) -> Result<(), ApiError> {
-    let [kind, role] = node.fields(["type", "role"])?;
-    let name = match &kind {
-        Some(kind) => kind.string()?,
-        None if role.is_some() => "message".to_owned(),
-        None => return Err(node.missing("type")),
+    let name = match node.get("type")? {
+        None if node.has("role") => "message".to_owned(),
+        kind => kind.ok_or_else(|| node.missing("type"))?.string()?,
     };
-    let kind = kind.as_ref().unwrap_or(node);
     match name.as_str() {
         "message" => {
-            let role = node.need("role", role)?;
-            let role = match role.one_of(&["user", "assistant", "system", "developer"])? {
+            let role = match node.need("role")?.one_of(&["user", "assistant", "system", "developer"])? {
                 "user" => Role::User,
                 "assistant" => Role::Assistant,
                 "system" => Role::System,
                 _ => Role::Developer,
             };
-            let [content] = node.fields(["content"])?;
-            let mut content = prompt::read_content(&node.need("content", content)?, role)?;
+            let mut content = prompt::read_content(&node.need("content")?, role)?;
             if content.is_empty() {
                 content.push(Part::Text(String::new()));
             }
             history.items.push(Item::Message { role, content });
-            Ok(())
         }
-        "function_call" => {
-            let [id, name, arguments] = node.fields(["call_id", "name", "arguments"])?;
-            let read = |value: Option<Node<'_>>, name| node.need(name, value)?.string();
-            let call = ToolCall {
-                id: read(id, "call_id")?,
-                name: read(name, "name")?,
-                arguments: read(arguments, "arguments")?,
-            };
-            history.call(call, node);
-            Ok(())
-        }
+        "function_call" => history.call(prompt::read_call(node.need("call_id")?.string()?, node)?, node),
         "function_call_output" => {
-            let [id, output] = node.fields(["call_id", "output"])?;
-            let id_node = node.need("call_id", id)?;
-            let output = prompt::text_of(&node.need("output", output)?)?;
-            history.result(Some(id_node.string()?), output, &id_node)
+            let id = node.need("call_id")?;
+            history.result(Some(id.string()?), prompt::text_of(&node.need("output")?)?, &id)?;
         }
+        // Without its sealed content there is nothing in it that a model could read.
         "reasoning" => {
-            let [summary, sealed] = node.fields(["summary", "encrypted_content"])?;
-            // Without its sealed content there is nothing in it that a model could read.
-            let Some(sealed) = sealed else { return Ok(()) };
-            let mut texts = Vec::new();
-            if let Some(summary) = summary {
-                for part in summary.elements()? {
-                    let [text] = part.fields(["text"])?;
-                    texts.push(part.need("text", text)?.string()?);
+            if let Some(sealed) = node.get("encrypted_content")? {
+                let mut summary = Vec::new();
+                for part in each(node.get("summary")?)? {
+                    summary.push(part.need("text")?.string()?);
                 }
+                history.items.push(Item::Reasoning { summary, sealed: sealed.string()? });
             }
-            history.items.push(Item::Reasoning { summary: texts, sealed: sealed.string()? });
-            Ok(())
         }
         "item_reference" => {
-            let [id] = node.fields(["id"])?;
-            let node = node.need("id", id)?;
+            let node = node.need("id")?;
             let id = node.string()?;
             // Such as `msg_8f3a…_0`, the first item of `resp_8f3a…`.
             let place = id.split_once('_').and_then(|(_, place)| place.rsplit_once('_'));
             let index = place.and_then(|(_, index)| index.parse().ok());
             let items = place.zip(index).and_then(|((stamp, _), index)| stored(&format!("resp_{stamp}"), Some(index)));
             history.resume(items.ok_or_else(|| not_found(&node, &id))?, &node.path);
-            Ok(())
         }
-        other => Err(kind.unsupported(format_args!(
-            "must be one of message, function_call, function_call_output, reasoning, item_reference, got `{}`",
-            brief(other)
-        ))),
+        other => {
+            let known = "message, function_call, function_call_output, reasoning, item_reference";
+            return Err(node.need("type")?.unsupported(format_args!("must be one of {known}, got `{}`", brief(other))));
+        }
     }
+    Ok(())
 }
