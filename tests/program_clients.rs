@@ -38,10 +38,11 @@ fn a_client_that_leaves_is_interrupted_and_its_permit_is_free_at_once() {
         drop(whole);
         left("in a whole answer", 3);
         // One that only says that it sends no more has left too.
-        let half = proxy.begin("[[hang]]", false);
+        let mut half = proxy.begin("[[hang]]", false);
         until("its turn runs", PATIENCE, || proxy.calls("turn/start") == 4);
         half.finish_sending();
         left("by half", 4);
+        assert_eq!(String::from_utf8(half.read_to_end(PATIENCE)).unwrap(), "", "nobody is there to be told");
         until("codex has forgotten all", PATIENCE, || proxy.calls("thread/unsubscribe") == 4);
         assert_eq!((proxy.chat("x").status, proxy.gauge("app_server_starts_total")), (200, 1));
     }

@@ -170,7 +170,10 @@ impl<'c> Exchange<'c> {
     /// request may follow.
     pub(super) fn finish(mut self, sound: bool) -> bool {
         self.closes |= !sound;
+        let cause = self.connection.cancel.cause();
         if self.status.is_none() {
+            // Who has left is told nothing.
+            self.connection.broken |= self.watched && cause == Some(CancelCause::ClientGone);
             self.closes = true;
             let message = "This server could not answer the request; its log says why.";
             let error = ApiError { kind: "server_error", ..ApiError::http(500, "internal_error", message) };
@@ -179,9 +182,8 @@ impl<'c> Exchange<'c> {
             }
         }
         self.connection.broken |= self.streaming;
-        // It counts for all requests of a connection.
-        let slow = self.connection.cancel.cause() == Some(CancelCause::SlowReader);
-        !self.closes && !slow && !self.connection.broken
+        // A connection has one cause for all of its requests.
+        !self.closes && !self.connection.broken && cause != Some(CancelCause::SlowReader)
     }
 
     /// Renders the head of the answer.
