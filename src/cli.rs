@@ -20,40 +20,32 @@ pub fn run(
     err: &mut dyn Write,
 ) -> Result<(Config, Vec<Notice>), Exit> {
     let args = args.strip_prefix(&[OsString::from("serve")]).unwrap_or(args);
-    // A reader that has gone away changes nothing about the exit.
-    let mut say = |text: String| {
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    };
-    match args.iter().map(|arg| arg.to_str()).collect::<Vec<_>>().as_slice() {
+    let (text, exit) = match args.iter().map(|arg| arg.to_str()).collect::<Vec<_>>().as_slice() {
         [] => {
             let Checked { config, warnings } = Config::from_env(env);
-            match config {
+            return match config {
                 Ok(config) => Ok((config, warnings)),
                 Err(problems) => {
                     let _ = err.write_all(notices(&problems, &warnings).as_bytes());
                     Err(Exit::Config)
                 }
-            }
+            };
         }
         [Some("--check-config")] => {
             let checked = Config::from_env(env);
-            say(check(&checked, env));
-            Err(if checked.config.is_ok() { Exit::Done } else { Exit::Config })
+            (check(&checked, env), if checked.config.is_ok() { Exit::Done } else { Exit::Config })
         }
-        [Some("--help" | "-h")] => {
-            say(help());
-            Err(Exit::Done)
-        }
-        [Some("--version" | "-V")] => {
-            say(format!("codex-completions {}\n", env!("CARGO_PKG_VERSION")));
-            Err(Exit::Done)
-        }
+        [Some("--help" | "-h")] => (help(), Exit::Done),
+        [Some("--version" | "-V")] => (format!("codex-completions {}\n", env!("CARGO_PKG_VERSION")), Exit::Done),
         _ => {
             let given: Vec<_> = args.iter().map(|arg| shown(&arg.to_string_lossy())).collect();
             let _ = writeln!(err, "codex-completions does not understand `{}`\n{USAGE}", given.join(" "));
-            Err(Exit::Config)
+            return Err(Exit::Config);
         }
-    }
+    };
+    // A reader that has gone away changes nothing about the exit.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    Err(exit)
 }
 
 /// The text of `--help`.

@@ -5,7 +5,6 @@ use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::Record;
-use serde::Serialize;
 
 use crate::config::{LogFormat, escaped};
 
@@ -20,19 +19,15 @@ pub fn init(format: LogFormat, filter: &str) {
 
 /// The line of `record`, without its end.
 pub fn line(format: LogFormat, now: SystemTime, record: &Record<'_>) -> String {
-    #[derive(Serialize)]
-    struct Line<'a> {
-        ts: &'a str,
-        level: &'a str,
-        target: &'a str,
-        msg: &'a str,
-    }
     let (ts, level, target) = (timestamp(now), record.level().as_str(), record.target());
     let msg = record.args().to_string();
     match format {
         LogFormat::Text => format!("{ts} {level:5} {target}: {msg}").chars().flat_map(escaped).collect(),
-        // Strings always serialise.
-        LogFormat::Json => serde_json::to_string(&Line { ts: &ts, level, target, msg: &msg }).unwrap_or_default(),
+        LogFormat::Json => {
+            // Strings always serialise.
+            let [target, msg] = [target, &msg].map(|text| serde_json::to_string(text).unwrap_or_default());
+            format!(r#"{{"ts":"{ts}","level":"{level}","target":{target},"msg":{msg}}}"#)
+        }
     }
 }
 

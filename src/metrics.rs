@@ -45,12 +45,10 @@ impl Metrics {
         let labelled =
             |(&(route, status), n): (_, &u64)| (format!("{{route=\"{route}\",status=\"{status}\"}}"), *n as f64);
         page.family("requests_total", "counter", "Requests answered.", counts.requests.iter().map(labelled));
-        let sum = |route: &str| format!("_sum{{route=\"{route}\"}}");
-        let count = |route: &str| format!("_count{{route=\"{route}\"}}");
-        let seconds = counts.seconds.iter().flat_map(|(route, &(s, n))| [(sum(route), s), (count(route), n as f64)]);
+        let seconds = counts.seconds.iter();
+        let seconds = seconds.flat_map(|(route, taken)| summary(&format!("{{route=\"{route}\"}}"), *taken));
         page.family("request_seconds", "summary", "Time from head to last byte.", seconds);
-        let (first, n) = counts.first;
-        let first = [("_sum".to_owned(), first), ("_count".to_owned(), n as f64)];
+        let first = summary("", counts.first);
         page.family("first_output_seconds", "summary", "Time from head to the model's first output.", first);
         let Usage { input, cached, output, reasoning } = counts.tokens;
         let kinds = [("input", input), ("cached", cached), ("output", output), ("reasoning", reasoning)];
@@ -61,6 +59,10 @@ impl Metrics {
         }
         page.0
     }
+}
+
+fn summary(labels: &str, (sum, count): (f64, u64)) -> [(String, f64); 2] {
+    [(format!("_sum{labels}"), sum), (format!("_count{labels}"), count as f64)]
 }
 
 struct Page(String);

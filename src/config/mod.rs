@@ -44,7 +44,7 @@ pub struct Checked {
 impl Config {
     /// Reads and checks all settings. Looks at files only for CODEX_HOME and PROXY_API_KEY_FILE.
     pub fn from_env(env: &Env) -> Checked {
-        let mut reader = Reader::new(env);
+        let mut reader = Reader { env, problems: Vec::new(), warnings: Vec::new() };
         let config = Config::read(&mut reader);
         other_names(&mut reader);
         let Reader { problems, warnings, .. } = reader;

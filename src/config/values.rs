@@ -113,10 +113,6 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(env: &'a Env) -> Self {
-        Self { env, problems: Vec::new(), warnings: Vec::new() }
-    }
-
     pub(super) fn problem(&mut self, name: &str, text: impl Into<String>) {
         let notice = Notice { name: name.to_owned(), text: text.into() };
         // Some values are looked at from two sides.

@@ -21,7 +21,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::connection::wait;
 use super::respond::refusal;
-use super::watcher::Shared;
+use super::watcher::{Shared, signal};
 use super::{Limits, Service};
 use crate::api::error::ApiError;
 use crate::deadline::CancelCause;
@@ -148,7 +148,7 @@ impl Server {
 
     /// Connections that are open now.
     pub fn connections(&self) -> usize {
-        self.shared.connections()
+        self.shared.state().admitted()
     }
 
     /// Stops accepting and closes connections without a request. Running requests go on; their answers say
@@ -174,7 +174,7 @@ impl Server {
         self.drain();
         self.shared.cut_off();
         let _ = self.ended.recv_timeout(Duration::from_secs(1));
-        self.shared.stop();
+        signal(&self.shared.stop);
         join(&mut self.watching);
         self.connections()
     }

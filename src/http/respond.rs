@@ -35,13 +35,10 @@ impl Response {
     /// An error in the shape of the API, with what tells SDKs whether to try again.
     pub fn error(error: &ApiError) -> Self {
         let mut response = Self::json(error.status, error.to_json());
-        if let Some(secs) = error.retry_after_secs() {
-            response = response.header("retry-after", secs.to_string());
-        }
-        match error.should_retry {
-            Some(retry) => response.header("x-should-retry", retry.to_string()),
-            None => response,
-        }
+        let retry_after = error.retry_after_secs().map(|secs| ("retry-after", secs.to_string()));
+        let should_retry = error.should_retry.map(|retry| ("x-should-retry", retry.to_string()));
+        response.headers.extend(retry_after.into_iter().chain(should_retry));
+        response
     }
 
     /// Adds a header. Framing, `Connection` and `x-request-id` are added when the answer is written.

@@ -30,12 +30,13 @@ pub(super) struct Shared {
     pub(super) bodies: Arc<AtomicUsize>,
     /// Readable from the begin of draining on, and never read.
     pub(super) drain: OwnedFd,
-    stop: OwnedFd,
+    /// Readable when [`Shared::watch`] is to end.
+    pub(super) stop: OwnedFd,
     epoll: OwnedFd,
     state: Mutex<State>,
 }
 
-struct State {
+pub(super) struct State {
     open: HashMap<u64, Open>,
     last: u64,
     draining: bool,
@@ -50,7 +51,8 @@ struct Open {
 }
 
 impl State {
-    fn admitted(&self) -> usize {
+    /// How many connections are open, without those that were refused.
+    pub(super) fn admitted(&self) -> usize {
         self.open.values().filter(|open| !open.refused).count()
     }
 
@@ -79,7 +81,7 @@ impl Shared {
         Ok((Arc::new(shared), ended))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -110,11 +112,6 @@ impl Shared {
         state.note_end();
     }
 
-    /// How many connections are open, without those that were refused.
-    pub(super) fn connections(&self) -> usize {
-        self.state().admitted()
-    }
-
     pub(super) fn is_draining(&self) -> bool {
         self.state().draining
     }
@@ -138,7 +135,7 @@ impl Shared {
         }
     }
 
-    /// The thread: tells requests that their client has left, until [`Shared::stop`].
+    /// The thread: tells requests that their client has left, until it is stopped.
     pub(super) fn watch(&self) {
         let mut events = Vec::with_capacity(64);
         loop {
@@ -160,13 +157,10 @@ impl Shared {
             }
         }
     }
-
-    pub(super) fn stop(&self) {
-        signal(&self.stop);
-    }
 }
 
-fn signal(event: &OwnedFd) {
+/// Makes `event` readable for ever.
+pub(super) fn signal(event: &OwnedFd) {
     // The counter never overflows.
     let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
 }
