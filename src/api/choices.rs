@@ -235,13 +235,13 @@ impl Encoder for Choices {
     }
 
     fn keepalive(&mut self, out: &mut Vec<u8>) {
-        if self.stream && self.form.is_chat() && self.options.keepalive_chunk {
+        if self.form.is_chat() && self.options.keepalive_chunk {
             // A choice that has ended says nothing more.
             let live = self.choices.iter().position(|choice| choice.finish.is_none());
             let live = live.unwrap_or(self.choices.len()) as u32;
             self.begin(live, Some(""), out);
             self.chunk(live, None, out, |_| {});
-        } else if self.stream {
+        } else {
             out.extend_from_slice(KEEPALIVE);
         }
     }

@@ -43,15 +43,9 @@ pub fn parse(body: &[u8]) -> Result<ApiRequest, ApiError> {
 }
 
 fn read_prompts(node: &Node<'_>) -> Result<Vec<Arc<str>>, ApiError> {
-    if node.is_string() {
-        return Ok(vec![node.string()?.into()]);
-    }
-    if !node.is_array() {
-        return Err(node.not("a string or an array of strings"));
-    }
     let mut prompts = Vec::new();
-    for prompt in node.elements()?.take(MAX_CHOICES + 1) {
-        if prompt.kind() == "a number" || prompt.is_array() {
+    for prompt in fields::strings(node, MAX_CHOICES)? {
+        if prompt.kind() == "a number" || prompt.kind() == "an array" {
             return Err(prompt.unsupported("must be a string; prompts of token numbers are not supported"));
         }
         prompts.push(prompt.string()?.into());

@@ -3,8 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::Serialize;
-
+use super::json::{brief, member};
 use crate::turn::{TurnError, TurnErrorKind};
 
 /// An answer that is an error: a status, headers that tell SDKs whether to try again, and
@@ -27,19 +26,6 @@ pub struct ApiError {
     pub should_retry: Option<bool>,
 }
 
-#[derive(Serialize)]
-struct Envelope<'a> {
-    error: Body<'a>,
-}
-
-#[derive(Serialize)]
-struct Body<'a> {
-    message: &'a str,
-    r#type: &'a str,
-    param: Option<&'a str>,
-    code: Option<&'a str>,
-}
-
 impl ApiError {
     fn new(status: u16, kind: &'static str, code: Option<&'static str>, message: impl Into<String>) -> Self {
         Self { status, kind, code, param: None, message: message.into(), retry_after: None, should_retry: None }
@@ -47,15 +33,12 @@ impl ApiError {
 
     /// 400 about one place of the request.
     pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { param: Some(param.into()), ..Self::new(400, "invalid_request_error", None, message) }
+        Self { param: Some(param.into()), ..Self::bad_request(message) }
     }
 
     /// 400 for a field that changes the meaning of the request and cannot be served.
     pub fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            param: Some(param.into()),
-            ..Self::new(400, "invalid_request_error", Some("unsupported_parameter"), message)
-        }
+        Self { code: Some("unsupported_parameter"), ..Self::invalid(param, message) }
     }
 
     /// 400 about the request as a whole: its framing, or a body that is not JSON.
@@ -70,32 +53,20 @@ impl ApiError {
 
     /// 401: no key or a wrong one.
     pub fn wrong_key() -> Self {
-        Self::new(
-            401,
-            "invalid_request_error",
-            Some("invalid_api_key"),
-            "This server needs one of its own API keys (PROXY_API_KEY), as `Authorization: Bearer KEY` or `x-api-key: KEY`.",
-        )
+        let words = "This server needs one of its own API keys (PROXY_API_KEY), as `Authorization: Bearer KEY` or `x-api-key: KEY`.";
+        Self::http(401, "invalid_api_key", words)
     }
 
     /// 404 for a path that is no route.
     pub fn unknown_route(method: &str, path: &str) -> Self {
         let path: String = path.chars().take(200).collect();
-        Self::new(404, "invalid_request_error", Some("unknown_url"), format!("Unknown request URL: {method} {path}."))
+        Self::http(404, "unknown_url", format!("Unknown request URL: {method} {path}."))
     }
 
     /// 404 for a model that this codex does not have.
     pub fn model_not_found(model: &str) -> Self {
-        let model: String = model.chars().take(200).collect();
-        Self {
-            param: Some("model".to_owned()),
-            ..Self::new(
-                404,
-                "invalid_request_error",
-                Some("model_not_found"),
-                format!("The model `{model}` does not exist here; GET /v1/models lists those that do."),
-            )
-        }
+        let words = format!("The model `{}` does not exist here; GET /v1/models lists those that do.", brief(model));
+        Self { param: Some("model".to_owned()), ..Self::http(404, "model_not_found", words) }
     }
 
     /// 503 that is worth another try after `retry_after`.
@@ -105,9 +76,14 @@ impl ApiError {
 
     /// The JSON text of the error.
     pub fn to_json(&self) -> String {
-        let body = Body { message: &self.message, r#type: self.kind, param: self.param.as_deref(), code: self.code };
-        // Strings and nulls always serialise.
-        serde_json::to_string(&Envelope { error: body }).unwrap_or_default()
+        let mut json = b"{\"error\":{".to_vec();
+        member(&mut json, "message", &self.message);
+        member(&mut json, "type", self.kind);
+        member(&mut json, "param", &self.param);
+        member(&mut json, "code", &self.code);
+        json.extend_from_slice(b"}}");
+        // It was written from text.
+        String::from_utf8(json).unwrap_or_default()
     }
 
     /// Whole seconds for `Retry-After`.

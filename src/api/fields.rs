@@ -94,19 +94,22 @@ pub(crate) fn choices(node: Option<Node<'_>>) -> Result<u32, ApiError> {
     node.map_or(Ok(1), |node| Ok(node.integer(1..=8)? as u32))
 }
 
+/// One string or several: of these, one more than `most` at most. They may be other values.
+pub(crate) fn strings<'a>(node: &Node<'a>, most: usize) -> Result<Vec<Node<'a>>, ApiError> {
+    match node.kind() {
+        "a string" => Ok(vec![node.clone()]),
+        "an array" => Ok(node.elements()?.take(most + 1).collect()),
+        _ => Err(node.not("a string or an array of strings")),
+    }
+}
+
 /// Stop strings of a request at most.
 const MAX_STOPS: usize = 4;
 
 /// `stop`: one string or up to four; none is as good as absent.
 pub(crate) fn stop(node: Option<Node<'_>>) -> Result<Vec<String>, ApiError> {
     let Some(node) = node else { return Ok(Vec::new()) };
-    let given = if node.is_string() {
-        vec![node.clone()]
-    } else if node.is_array() {
-        node.elements()?.take(MAX_STOPS + 1).collect()
-    } else {
-        return Err(node.not("a string or an array of strings"));
-    };
+    let given = strings(&node, MAX_STOPS)?;
     if given.len() > MAX_STOPS {
         return Err(node.invalid(format_args!("must hold at most {MAX_STOPS} strings")));
     }

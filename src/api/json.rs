@@ -32,7 +32,7 @@ impl<'a> Node<'a> {
         if depth(node.text) > MAX_DEPTH {
             return Err(ApiError::bad_request(format!("The body is nested deeper than {MAX_DEPTH} levels.")));
         }
-        if node.is_object() {
+        if node.kind() == "an object" {
             return Ok(node);
         }
         Err(ApiError::bad_request(format!("The body must be a JSON object, got {}.", node.kind())))
@@ -54,7 +54,7 @@ impl<'a> Node<'a> {
         self.text == word
     }
 
-    /// What it is, for messages.
+    /// What it is, as messages say it.
     pub(crate) fn kind(&self) -> &'static str {
         match self.text.as_bytes().first() {
             Some(b'{') => "an object",
@@ -64,18 +64,6 @@ impl<'a> Node<'a> {
             Some(b'n') => "null",
             _ => "a number",
         }
-    }
-
-    pub(crate) fn is_object(&self) -> bool {
-        self.text.starts_with('{')
-    }
-
-    pub(crate) fn is_array(&self) -> bool {
-        self.text.starts_with('[')
-    }
-
-    pub(crate) fn is_string(&self) -> bool {
-        self.text.starts_with('"')
     }
 
     /// A 400 about this place.
@@ -110,7 +98,7 @@ impl<'a> Node<'a> {
     }
 
     pub(crate) fn string(&self) -> Result<String, ApiError> {
-        if !self.is_string() {
+        if self.kind() != "a string" {
             return Err(self.not("a string"));
         }
         // It is well-formed: only an escape such as `\ud800` without its other half can be wrong with it.
@@ -182,7 +170,7 @@ impl<'a> Node<'a> {
 
     /// Every element in its order.
     pub(crate) fn elements(&self) -> Result<impl Iterator<Item = Node<'a>> + use<'a>, ApiError> {
-        if !self.is_array() {
+        if self.kind() != "an array" {
             return Err(self.not("an array"));
         }
         let children = Children { rest: self.text.get(1..).unwrap_or_default(), is_object: false };
@@ -191,7 +179,7 @@ impl<'a> Node<'a> {
     }
 
     fn members(&self) -> Result<Children<'a>, ApiError> {
-        if !self.is_object() {
+        if self.kind() != "an object" {
             return Err(self.not("an object"));
         }
         Ok(Children { rest: self.text.get(1..).unwrap_or_default(), is_object: true })

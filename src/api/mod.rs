@@ -119,9 +119,12 @@ impl ApiRequest {
         }
     }
 
+    /// Bytes of what the model reads, to estimate tokens from.
     fn prompt_bytes(&self) -> u64 {
+        // What a picture costs does not follow from its bytes; this is what a small one does.
+        let items = self.turn.history.iter().map(|item| prompt::bytes(item, |_| 1024));
         let tools = self.turn.tools.iter().map(|tool| tool.name.len() + tool.description.len() + tool.parameters.len());
-        prompt::bytes_of(&self.turn.history) + tools.sum::<usize>() as u64
+        items.chain(tools).sum::<usize>() as u64
     }
 }
 
@@ -137,8 +140,10 @@ pub trait Encoder {
     /// One event of the turn for choice `index`. After its [`TurnEvent::End`] an index gets no more; an end with an
     /// error is not passed in here but to [`Encoder::fail`].
     fn event(&mut self, index: u32, event: &TurnEvent, out: &mut Vec<u8>);
-    /// Called while the model is silent.
-    fn keepalive(&mut self, out: &mut Vec<u8>);
+    /// Called while the model is silent. Streaming encoders only.
+    fn keepalive(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(KEEPALIVE);
+    }
     /// All turns have ended well: the rest of the answer.
     fn finish(&mut self, out: &mut Vec<u8>);
     /// The answer ends here with an error. Streaming encoders only: a whole answer becomes a plain HTTP error.

@@ -4,7 +4,7 @@
 //! (`codex-5`, a suffix for the effort, what `*` catches) are not listed but found by id, like every name that a request
 //! may use.
 
-use serde::Serialize;
+use serde_json::Value;
 
 use crate::turn::{Aliases, Models};
 
@@ -81,7 +81,8 @@ impl Names<'_> {
         if ids.is_empty() {
             ids.push(DEFAULT_NAME);
         }
-        text(&List { object: "list", data: ids.into_iter().map(Entry::new).collect() })
+        let entries: Vec<String> = ids.into_iter().map(entry).collect();
+        format!(r#"{{"object":"list","data":[{}]}}"#, entries.join(","))
     }
 
     /// The JSON of `GET /v1/models/{id}`.
@@ -89,7 +90,7 @@ impl Names<'_> {
     /// # Errors
     /// 404 for a name that a request could not use either.
     pub fn get(&self, id: &str) -> Result<String, ApiError> {
-        self.find(id).map(|_| text(&Entry::new(id))).ok_or_else(|| ApiError::model_not_found(id))
+        self.find(id).map(|_| entry(id)).ok_or_else(|| ApiError::model_not_found(id))
     }
 
     fn default(&self) -> Option<&str> {
@@ -160,27 +161,6 @@ fn nearest<'a>(wanted: &'a str, listed: &'a [String]) -> Option<&'a str> {
     known.min().map(|(_, _, effort)| effort.as_str())
 }
 
-#[derive(Serialize)]
-struct List<'a> {
-    object: &'static str,
-    data: Vec<Entry<'a>>,
-}
-
-#[derive(Serialize)]
-struct Entry<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    owned_by: &'static str,
-}
-
-impl<'a> Entry<'a> {
-    fn new(id: &'a str) -> Self {
-        Self { id, object: "model", created: CREATED, owned_by: "openai" }
-    }
-}
-
-fn text(value: &impl Serialize) -> String {
-    // Strings and numbers always serialise.
-    serde_json::to_string(value).unwrap_or_default()
+fn entry(id: &str) -> String {
+    format!(r#"{{"id":{},"object":"model","created":{CREATED},"owned_by":"openai"}}"#, Value::from(id))
 }

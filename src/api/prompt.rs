@@ -32,6 +32,16 @@ pub(crate) fn message(role: Role, text: impl Into<String>) -> Item {
 
 const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
 
+/// Who is called so, of those that say something.
+pub(crate) fn role(name: &str) -> Role {
+    match name {
+        "system" => Role::System,
+        "developer" => Role::Developer,
+        "user" => Role::User,
+        _ => Role::Assistant,
+    }
+}
+
 /// The items of `messages`.
 pub(crate) fn messages(node: &Node<'_>) -> Result<Vec<Item>, ApiError> {
     let mut history = History::default();
@@ -107,21 +117,16 @@ fn read_message(at: usize, node: &Node<'_>, history: &mut History) -> Result<(),
     let is_assistant = role_name == "assistant";
     let calls = calls.filter(|_| is_assistant);
     let function_call = function_call.filter(|_| is_assistant);
-    let role = match role_name {
-        "tool" | "function" => {
-            let output = content.map_or(Ok(String::new()), |content| text_of(&content))?;
-            if role_name == "function" {
-                name.ok_or_else(|| node.missing("name"))?;
-                return history.result(None, output, &role_node);
-            }
-            let id_node = node.need("tool_call_id")?;
-            return history.result(Some(id_node.string()?), output, &id_node);
+    if matches!(role_name, "tool" | "function") {
+        let output = content.map_or(Ok(String::new()), |content| text_of(&content))?;
+        if role_name == "function" {
+            name.ok_or_else(|| node.missing("name"))?;
+            return history.result(None, output, &role_node);
         }
-        "system" => Role::System,
-        "developer" => Role::Developer,
-        "user" => Role::User,
-        _ => Role::Assistant,
-    };
+        let id_node = node.need("tool_call_id")?;
+        return history.result(Some(id_node.string()?), output, &id_node);
+    }
+    let role = role(role_name);
     history.answered()?;
     let calls = read_calls(at, calls, function_call)?;
     let mut parts = match content {
@@ -180,7 +185,7 @@ pub(crate) fn only_functions(kind: &Node<'_>) -> Result<(), ApiError> {
 
 /// Text given as a string or as parts that are all text.
 pub(crate) fn text_of(node: &Node<'_>) -> Result<String, ApiError> {
-    if node.is_string() {
+    if node.kind() == "a string" {
         return node.string();
     }
     let mut text = String::new();
@@ -193,10 +198,10 @@ pub(crate) fn text_of(node: &Node<'_>) -> Result<String, ApiError> {
 }
 
 pub(crate) fn read_content(node: &Node<'_>, role: Role) -> Result<Vec<Part>, ApiError> {
-    if node.is_string() {
+    if node.kind() == "a string" {
         return Ok(vec![Part::Text(node.string()?)]);
     }
-    if !node.is_array() {
+    if node.kind() != "an array" {
         return Err(node.not("a string or an array of parts"));
     }
     let mut parts = Vec::new();
@@ -264,18 +269,16 @@ fn read_image(url: &Node<'_>, detail: Option<Node<'_>>) -> Result<Part, ApiError
     })
 }
 
-/// Bytes of what the model reads, to estimate tokens from.
-pub(crate) fn bytes_of(history: &[Item]) -> u64 {
+/// Bytes of what an item says, with those that a picture counts for by its URL.
+pub(crate) fn bytes(item: &Item, picture: fn(&str) -> usize) -> usize {
     let part = |part: &Part| match part {
         Part::Text(text) => text.len(),
-        // What a picture costs does not follow from its bytes; this is what a small one does.
-        Part::Image { .. } => 1024,
+        Part::Image { url, .. } => picture(url),
     };
-    let bytes = |item: &Item| match item {
+    match item {
         Item::Message { content, .. } => content.iter().map(part).sum(),
-        Item::ToolCall(call) => call.name.len() + call.arguments.len(),
-        Item::ToolOutput { output, .. } => output.len(),
-        Item::Reasoning { sealed, .. } => sealed.len(),
-    };
-    history.iter().map(bytes).sum::<usize>() as u64
+        Item::ToolCall(call) => call.id.len() + call.name.len() + call.arguments.len(),
+        Item::ToolOutput { id, output } => id.len() + output.len(),
+        Item::Reasoning { summary, sealed } => summary.iter().map(String::len).sum::<usize>() + sealed.len(),
+    }
 }

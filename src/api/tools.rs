@@ -61,7 +61,7 @@ fn add(tools: &mut Vec<Tool>, node: &Node<'_>) -> Result<(), ApiError> {
         return Err(node.invalid(format_args!("is one too many: at most {MAX_TOOLS} tools can be offered")));
     }
     let parameters = match node.get("parameters")? {
-        Some(schema) if schema.is_object() => schema.line(),
+        Some(schema) if schema.kind() == "an object" => schema.line(),
         Some(schema) => return Err(schema.not("a JSON schema (an object)")),
         None => r#"{"type":"object","properties":{}}"#.to_owned(),
     };
@@ -72,7 +72,7 @@ fn add(tools: &mut Vec<Tool>, node: &Node<'_>) -> Result<(), ApiError> {
 
 /// Takes away what the choice rules out. Returns the line that it adds.
 fn choose(tools: &mut Vec<Tool>, choice: &Node<'_>, shape: Shape) -> Result<Option<String>, ApiError> {
-    if choice.is_string() {
+    if choice.kind() == "a string" {
         let words: &[_] = if shape == Shape::Older { &["none", "auto"] } else { &["none", "auto", "required"] };
         let mode = choice.one_of(words)?;
         if mode == "none" {

@@ -63,6 +63,7 @@ pub(crate) fn encode(request: &ApiRequest, steps: &[Step], options: EncodeOption
     for step in steps {
         match step {
             Step::Open => encoder.open(&mut out),
+            Step::Keepalive if !request.stream => {}
             Step::Keepalive => encoder.keepalive(&mut out),
             Step::Event(index, event) => encoder.event(*index, event, &mut out),
             Step::Fail(_) if !request.stream => return None,

@@ -10,7 +10,7 @@ use super::{Form, Record};
 use crate::api::error::ApiError;
 use crate::api::json::member;
 use crate::api::usage::{self, Spent, Tally};
-use crate::api::{EncodeOptions, Encoder, KEEPALIVE, Stamp, prompt};
+use crate::api::{EncodeOptions, Encoder, Stamp, prompt};
 use crate::turn::{Finish, Item, Role, ToolCall, TurnEvent};
 
 /// An item of the output.
@@ -256,7 +256,13 @@ impl ResponseEncoder {
         member(&mut json, "object", "response");
         member(&mut json, "created_at", &self.stamp.created);
         member(&mut json, "status", status);
-        member(&mut json, "error", &error.map(|error| json!({"code": failure_code(error), "message": error.message})));
+        // A response has codes of its own.
+        let code = match error.map(|error| error.status) {
+            Some(429) => "rate_limit_exceeded",
+            Some(400) => "invalid_prompt",
+            _ => "server_error",
+        };
+        member(&mut json, "error", &error.map(|error| json!({"code": code, "message": error.message})));
         let reason = match self.finish {
             Some(Finish::Length) => Some("max_output_tokens"),
             Some(Finish::ContentFilter) => Some("content_filter"),
@@ -285,18 +291,9 @@ impl ResponseEncoder {
     }
 }
 
-/// One of the codes that a response may have.
-fn failure_code(error: &ApiError) -> &'static str {
-    match error.status {
-        429 => "rate_limit_exceeded",
-        400 => "invalid_prompt",
-        _ => "server_error",
-    }
-}
-
 impl Encoder for ResponseEncoder {
     fn open(&mut self, out: &mut Vec<u8>) {
-        if self.sequence == 0 {
+        if self.stream && self.sequence == 0 {
             self.response(out, "created", "in_progress", None);
             self.response(out, "in_progress", "in_progress", None);
         }
@@ -316,12 +313,6 @@ impl Encoder for ResponseEncoder {
                 self.finish = outcome.result.as_ref().ok().copied();
                 self.tally.add(0, outcome.usage, self.bytes());
             }
-        }
-    }
-
-    fn keepalive(&mut self, out: &mut Vec<u8>) {
-        if self.stream {
-            out.extend_from_slice(KEEPALIVE);
         }
     }
 

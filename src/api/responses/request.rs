@@ -102,11 +102,11 @@ fn echo(root: &Node<'_>, store: bool) -> Result<String, ApiError> {
 }
 
 fn read_input(node: &Node<'_>, history: &mut History, stored: Stored<'_>) -> Result<(), ApiError> {
-    if node.is_string() {
+    if node.kind() == "a string" {
         history.items.push(prompt::message(Role::User, node.string()?));
         return Ok(());
     }
-    if !node.is_array() {
+    if node.kind() != "an array" {
         return Err(node.not("a string or an array of items"));
     }
     let mut is_empty = true;
@@ -127,12 +127,7 @@ fn read_item(node: &Node<'_>, history: &mut History, stored: Stored<'_>) -> Resu
     };
     match name.as_str() {
         "message" => {
-            let role = match node.need("role")?.one_of(&["user", "assistant", "system", "developer"])? {
-                "user" => Role::User,
-                "assistant" => Role::Assistant,
-                "system" => Role::System,
-                _ => Role::Developer,
-            };
+            let role = prompt::role(node.need("role")?.one_of(&["user", "assistant", "system", "developer"])?);
             let mut content = prompt::read_content(&node.need("content")?, role)?;
             if content.is_empty() {
                 content.push(Part::Text(String::new()));
