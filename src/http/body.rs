@@ -1,40 +1,99 @@
-//! The body of a request: decoding that keeps no I/O of its own, and the count of bytes that all bodies hold together.
+//! The body of a request, and the count of bytes that all bodies hold together.
 
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::Limits;
 use super::head::Framing;
 use crate::api::error::ApiError;
 
-/// Bytes that the lines between the chunks of one body may have beyond the sizes: extensions and trailers.
+/// Bytes that the lines between the chunks of one body may have beside the sizes: extensions and trailers.
 const MAX_CHUNK_EXTRAS: usize = 4096;
+/// Digits of the size of a chunk.
+const MAX_SIZE_DIGITS: usize = 16;
 
-/// A whole body. It counts towards [`Limits::bodies_total_bytes`](super::Limits::bodies_total_bytes) as long as it
-/// lives: drop it once it is parsed.
+/// Where the bytes of a body come from.
+pub(super) trait Source {
+    /// What came and was not used yet.
+    fn unused(&self) -> &[u8];
+
+    /// So many bytes of it are used now.
+    fn advance(&mut self, count: usize);
+
+    /// Waits until there is more of it.
+    fn more(&mut self) -> Result<(), ApiError>;
+}
+
+/// A whole body. It counts towards [`Limits::bodies_total_bytes`] as long as it lives: drop it once it is parsed.
 #[derive(Debug)]
 pub struct Body {
     bytes: Vec<u8>,
-    counted: usize,
     total: Arc<AtomicUsize>,
 }
 
 impl Body {
-    pub(super) fn new(total: Arc<AtomicUsize>) -> Self {
-        Self { bytes: Vec::new(), counted: 0, total }
+    /// Reads a body to its end, and not a byte further.
+    pub(super) fn read(
+        source: &mut impl Source,
+        framing: Framing,
+        limits: &Limits,
+        total: Arc<AtomicUsize>,
+    ) -> Result<Self, ApiError> {
+        let mut body = Self { bytes: Vec::new(), total };
+        if let Framing::Length(length) = framing {
+            body.take(source, length, limits)?;
+            return Ok(body);
+        }
+        let mut extras = MAX_CHUNK_EXTRAS;
+        loop {
+            let line = take_line(source, extras + MAX_SIZE_DIGITS)?;
+            let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+            let (digits, extension) = line.split_at(digits);
+            let sound = digits.len() <= MAX_SIZE_DIGITS && (extension.is_empty() || extension.starts_with(b";"));
+            extras = extras.checked_sub(extension.len()).filter(|_| sound).ok_or_else(malformed)?;
+            let size = str::from_utf8(digits).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
+            match size.ok_or_else(malformed)? {
+                0 => break,
+                size => body.take(source, size, limits)?,
+            }
+            take_line(source, 0)?;
+        }
+        loop {
+            let trailer = take_line(source, extras)?;
+            extras -= trailer.len();
+            match trailer.as_slice() {
+                [] => return Ok(body),
+                [b' ' | b'\t' | b':', ..] => return Err(malformed()),
+                _ => {}
+            }
+        }
     }
 
-    /// Decodes `input`, at most to the end of the body, and tells how much of it was used.
-    pub(super) fn decode(&mut self, decoder: &mut Decoder, input: &[u8], max_total: usize) -> Result<usize, ApiError> {
-        let used = decoder.decode(input, &mut self.bytes)?;
-        let new = self.bytes.len() - self.counted;
-        self.counted += new;
-        if self.total.fetch_add(new, Ordering::Relaxed) + new > max_total {
-            let message = format!("Bodies of other requests hold the {max_total} bytes that all may have together.");
-            return Err(ApiError::busy("bodies_too_large", message, Duration::from_secs(1)));
+    /// Takes `left` bytes as they come.
+    fn take(&mut self, source: &mut impl Source, mut left: u64, limits: &Limits) -> Result<(), ApiError> {
+        let (max, max_total) = (limits.max_body_bytes, limits.bodies_total_bytes);
+        if left > (max - self.bytes.len()) as u64 {
+            let message = format!("The body is larger than PROXY_MAX_BODY_BYTES ({max} bytes).");
+            return Err(ApiError::http(413, "body_too_large", message));
         }
-        Ok(used)
+        while left > 0 {
+            if source.unused().is_empty() {
+                source.more()?;
+            }
+            let unused = source.unused();
+            let count = unused.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            self.bytes.extend_from_slice(unused.get(..count).unwrap_or_default());
+            source.advance(count);
+            left -= count as u64;
+            if self.total.fetch_add(count, Ordering::Relaxed) + count > max_total {
+                let message =
+                    format!("Bodies of other requests hold the {max_total} bytes that all may have together.");
+                return Err(ApiError::busy("bodies_too_large", message, Duration::from_secs(1)));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -48,132 +107,30 @@ impl Deref for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        self.total.fetch_sub(self.counted, Ordering::Relaxed);
+        self.total.fetch_sub(self.bytes.len(), Ordering::Relaxed);
     }
 }
 
-/// Finds the end of a body.
-#[derive(Debug)]
-pub(super) struct Decoder {
-    next: Next,
-    /// Bytes that the body may have.
-    max: usize,
-    /// Bytes of extensions and trailers so far.
-    extras: usize,
-}
-
-/// What comes next in a body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
-    /// So many bytes, the last of all.
-    Rest(u64),
-    /// The line with the size of a chunk.
-    Size,
-    /// So many bytes of a chunk.
-    Chunk(u64),
-    /// The line end after a chunk.
-    ChunkEnd,
-    /// A line after the last chunk.
-    Trailer,
-}
-
-const DONE: Next = Next::Rest(0);
-
-impl Decoder {
-    /// Refuses a body that is announced to be larger than `max` bytes.
-    pub(super) fn new(framing: Framing, max: usize) -> Result<Self, ApiError> {
-        let next = match framing {
-            Framing::Length(length) if length > max as u64 => return Err(too_large(max)),
-            Framing::Length(length) => Next::Rest(length),
-            Framing::Chunked => Next::Size,
-        };
-        Ok(Self { next, max, extras: 0 })
-    }
-
-    /// Whether the last byte of the body was seen.
-    pub(super) fn is_done(&self) -> bool {
-        self.next == DONE
-    }
-
-    /// Appends what `input` has of the body to `out`, and tells how much was used: a line that is not complete stays.
-    fn decode(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, ApiError> {
-        let mut rest = input;
-        while !self.is_done() {
-            self.next = match (self.next, rest) {
-                (_, []) | (Next::ChunkEnd, [b'\r']) => break,
-                (Next::Rest(left), _) => Next::Rest(take(left, &mut rest, out)),
-                (Next::Chunk(left), _) => match take(left, &mut rest, out) {
-                    0 => Next::ChunkEnd,
-                    left => Next::Chunk(left),
-                },
-                (Next::ChunkEnd, [b'\r', b'\n', tail @ ..]) => {
-                    rest = tail;
-                    Next::Size
-                }
-                (Next::ChunkEnd, _) => return Err(malformed()),
-                (Next::Size, _) => match self.line(&mut rest)?.map(|line| self.size(line)).transpose()? {
-                    None => break,
-                    Some(0) => Next::Trailer,
-                    Some(size) if size > self.max.saturating_sub(out.len()) as u64 => return Err(too_large(self.max)),
-                    Some(size) => Next::Chunk(size),
-                },
-                (Next::Trailer, _) => match self.line(&mut rest)? {
-                    None => break,
-                    Some([]) => DONE,
-                    Some([b' ' | b'\t' | b':', ..]) => return Err(malformed()),
-                    Some(line) => {
-                        self.extras += line.len();
-                        Next::Trailer
-                    }
-                },
-            };
-        }
-        Ok(input.len() - rest.len())
-    }
-
-    /// Takes a line without its end, once it is complete.
-    fn line<'i>(&self, rest: &mut &'i [u8]) -> Result<Option<&'i [u8]>, ApiError> {
-        let end = rest.windows(2).position(|two| two == b"\r\n");
-        let (line, tail) = rest.split_at(end.unwrap_or(rest.len()));
-        // The last byte so far may be the CR of its end.
-        let text = line.strip_suffix(b"\r").filter(|_| end.is_none()).unwrap_or(line);
-        let odd = text.iter().any(|byte| *byte != b'\t' && byte.is_ascii_control());
-        if odd || self.extras + text.len() > MAX_CHUNK_EXTRAS {
+/// Takes a line of at most `max` bytes, and its end. What cannot become one is refused as soon as that is clear.
+fn take_line(source: &mut impl Source, max: usize) -> Result<Vec<u8>, ApiError> {
+    loop {
+        let unused = source.unused();
+        let end = unused.windows(2).position(|two| two == b"\r\n");
+        let mut line = unused.get(..end.unwrap_or(unused.len())).unwrap_or_default().to_vec();
+        line.pop_if(|last| end.is_none() && *last == b'\r');
+        if line.len() > max || line.iter().any(|byte| *byte != b'\t' && byte.is_ascii_control()) {
             return Err(malformed());
         }
-        *rest = tail.get(2..).unwrap_or(rest);
-        Ok(end.map(|_| text))
-    }
-
-    /// The size that a line gives, whatever stands behind it.
-    fn size(&mut self, line: &[u8]) -> Result<u64, ApiError> {
-        let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-        let (digits, extension) = line.split_at(digits);
-        self.extras += extension.len();
-        match (str::from_utf8(digits), extension.first()) {
-            (Ok(digits), None | Some(b';')) if digits.len() <= 16 => {
-                u64::from_str_radix(digits, 16).map_err(|_| malformed())
-            }
-            _ => Err(malformed()),
+        if let Some(end) = end {
+            source.advance(end + 2);
+            return Ok(line);
         }
+        source.more()?;
     }
-}
-
-fn too_large(max: usize) -> ApiError {
-    ApiError::http(413, "body_too_large", format!("The body is larger than PROXY_MAX_BODY_BYTES ({max} bytes)."))
 }
 
 fn malformed() -> ApiError {
     ApiError::bad_request("The chunked body is malformed, or its chunk extensions or trailers are too long.")
-}
-
-/// Moves up to `left` bytes, and tells how many are left then.
-fn take(left: u64, rest: &mut &[u8], out: &mut Vec<u8>) -> u64 {
-    let count = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
-    let (head, tail) = rest.split_at(count);
-    out.extend_from_slice(head);
-    *rest = tail;
-    left - count as u64
 }
 
 #[cfg(test)]
@@ -182,16 +139,52 @@ mod tests {
 
     const MAX: usize = 64;
 
-    /// Feeds `pieces` one after the other; gives the body and what was left over.
-    fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<(Vec<u8>, Vec<u8>), u16> {
-        let mut decoder = Decoder::new(Framing::Chunked, MAX).unwrap();
-        let (mut out, mut left) = (Vec::new(), Vec::new());
-        for piece in pieces {
-            left.extend_from_slice(piece);
-            let used = decoder.decode(&left, &mut out).map_err(|error| error.status)?;
-            left.drain(..used);
+    /// Pieces that come one after the other.
+    struct Pieces<I> {
+        unused: Vec<u8>,
+        rest: I,
+    }
+
+    impl<'a, I: Iterator<Item = &'a [u8]>> Source for Pieces<I> {
+        fn unused(&self) -> &[u8] {
+            &self.unused
         }
-        if decoder.is_done() { Ok((out, left)) } else { Err(0) }
+
+        fn advance(&mut self, count: usize) {
+            self.unused.drain(..count);
+        }
+
+        fn more(&mut self) -> Result<(), ApiError> {
+            let piece = self.rest.next().ok_or_else(|| ApiError::http(0, "no_more", ""))?;
+            self.unused.extend_from_slice(piece);
+            Ok(())
+        }
+    }
+
+    fn limits() -> Limits {
+        let wait = Duration::ZERO;
+        let (max_body_bytes, bodies_total_bytes) = (MAX, 2 * MAX);
+        Limits {
+            max_connections: 1,
+            max_body_bytes,
+            bodies_total_bytes,
+            head: wait,
+            body: wait,
+            write: wait,
+            idle: wait,
+        }
+    }
+
+    /// Reads a body that comes in `pieces`; gives it and what was left over, or a status; 0 where it has no end.
+    fn read<'a>(framing: Framing, pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<(Vec<u8>, Vec<u8>), u16> {
+        let mut source = Pieces { unused: Vec::new(), rest: pieces.into_iter() };
+        let body = Body::read(&mut source, framing, &limits(), Arc::default()).map_err(|error| error.status)?;
+        let left = source.unused.into_iter().chain(source.rest.flatten().copied()).collect();
+        Ok((body.to_vec(), left))
+    }
+
+    fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<(Vec<u8>, Vec<u8>), u16> {
+        read(Framing::Chunked, pieces)
     }
 
     #[test]
@@ -246,26 +239,23 @@ mod tests {
 
     #[test]
     fn lengths() {
-        assert_eq!(Decoder::new(Framing::Length(1_000_000_000_000), MAX).unwrap_err().status, 413);
-        let mut decoder = Decoder::new(Framing::Length(3), MAX).unwrap();
-        let mut out = Vec::new();
-        assert_eq!(decoder.decode(b"ab", &mut out), Ok(2));
-        assert!(!decoder.is_done());
-        assert_eq!(decoder.decode(b"cGET", &mut out), Ok(1));
-        assert!(decoder.is_done());
-        assert_eq!(out, b"abc");
+        assert_eq!(read(Framing::Length(1_000_000_000_000), []), Err(413));
+        assert_eq!(read(Framing::Length(3), [&b"ab"[..]]), Err(0));
+        assert_eq!(read(Framing::Length(3), [&b"ab"[..], b"cGET"]), Ok((b"abc".to_vec(), b"GET".to_vec())));
+        assert_eq!(read(Framing::Length(0), [&b"GET"[..]]), Ok((Vec::new(), b"GET".to_vec())));
     }
 
     #[test]
     fn all_bodies_together_are_bounded() {
         let total = Arc::new(AtomicUsize::new(0));
-        let decoder = || Decoder::new(Framing::Length(6), MAX).unwrap();
-        let fill = |body: &mut Body| body.decode(&mut decoder(), b"sixsix", 10).map_err(|e| e.status);
-        let (mut first, mut second) = (Body::new(Arc::clone(&total)), Body::new(Arc::clone(&total)));
-        assert_eq!(fill(&mut first), Ok(6));
-        assert_eq!(fill(&mut second), Err(503));
-        drop((first, second));
+        let fill = || {
+            let mut source = Pieces { unused: vec![b'x'; MAX], rest: std::iter::empty() };
+            Body::read(&mut source, Framing::Length(MAX as u64), &limits(), Arc::clone(&total))
+        };
+        let bodies = (fill().unwrap(), fill().unwrap());
+        assert_eq!(fill().unwrap_err().status, 503);
+        drop(bodies);
         assert_eq!(total.load(Ordering::Relaxed), 0);
-        assert_eq!(fill(&mut Body::new(total)), Ok(6));
+        assert!(fill().is_ok());
     }
 }

@@ -1,6 +1,7 @@
 //! One connection: requests one after the other, each phase under its own deadline.
 
 use std::io;
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown};
 
-use super::body::{Body, Decoder};
+use super::body::{Body, Source};
 use super::head::{Framing, Head};
 use super::respond::refusal;
 use super::watcher::Shared;
@@ -110,26 +111,15 @@ impl Connection {
         }
     }
 
-    /// The body of the current request.
-    pub(super) fn read_body(&mut self, framing: Framing, expects_continue: bool) -> Result<Body, ApiError> {
+    /// The body of the current request; with `invite`, the client is told to go on where it waits for that.
+    pub(super) fn read_body(&mut self, framing: Framing, invite: bool) -> Result<Body, ApiError> {
         let shared = Arc::clone(&self.shared);
-        let limits = &shared.limits;
-        let mut decoder = Decoder::new(framing, limits.max_body_bytes)?;
-        let mut body = Body::new(Arc::clone(&shared.bodies));
-        let deadline = Deadline::after(names::BODY_TIMEOUT, limits.body);
-        // A client that has begun to send waits for nothing.
-        if expects_continue && self.buf.is_empty() && !decoder.is_done() {
-            // Where this fails, reading does too.
-            let _ = self.send(b"HTTP/1.1 100 Continue\r\n\r\n", false);
-        }
-        loop {
-            let used = body.decode(&mut decoder, &self.buf, limits.bodies_total_bytes)?;
-            self.buf.drain(..used);
-            if decoder.is_done() {
-                return Ok(body);
-            }
-            self.fill(&deadline, false)?;
-        }
+        let deadline = Deadline::after(names::BODY_TIMEOUT, shared.limits.body);
+        let mut source = BodySource { connection: self, deadline, invite, used: 0 };
+        let body = Body::read(&mut source, framing, &shared.limits, Arc::clone(&shared.bodies));
+        let used = source.used;
+        self.buf.drain(..used);
+        body
     }
 
     /// Appends what there is to read to the buffer, or waits for something; once the server drains, nobody waits for a
@@ -191,6 +181,34 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.shared.remove(self.id);
+    }
+}
+
+struct BodySource<'c> {
+    connection: &'c mut Connection,
+    deadline: Deadline,
+    invite: bool,
+    /// Bytes of the buffer: a body may have many chunks, and the rest is moved once.
+    used: usize,
+}
+
+impl Source for BodySource<'_> {
+    fn unused(&self) -> &[u8] {
+        self.connection.buf.get(self.used..).unwrap_or_default()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.used += count;
+    }
+
+    fn more(&mut self) -> Result<(), ApiError> {
+        self.connection.buf.drain(..mem::take(&mut self.used));
+        // A client that has begun to send waits for nothing.
+        if mem::take(&mut self.invite) && self.connection.buf.is_empty() {
+            // Where this fails, reading does too.
+            let _ = self.connection.send(b"HTTP/1.1 100 Continue\r\n\r\n", false);
+        }
+        self.connection.fill(&self.deadline, false)
     }
 }
 
