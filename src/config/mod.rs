@@ -17,9 +17,9 @@ pub mod table;
 mod values;
 
 pub use home::CodexHome;
-pub use table::{Config, SETTINGS, Setting, names};
+pub use table::{Config, SETTINGS, names};
 pub use values::{
-    Choice, Env, KeepaliveForm, LogFormat, Notice, Profile, PromptMode, ProtocolChoice, Sandbox, Secret, shown,
+    Choice, Env, KeepaliveForm, LogFormat, Notice, Profile, PromptMode, ProtocolChoice, Sandbox, Secret, Setting, shown,
 };
 
 pub(crate) use values::escaped;
@@ -44,7 +44,7 @@ pub struct Checked {
 impl Config {
     /// Reads and checks all settings. Looks at files only for CODEX_HOME and PROXY_API_KEY_FILE.
     pub fn from_env(env: &Env) -> Checked {
-        let mut reader = Reader { env, problems: Vec::new(), warnings: Vec::new() };
+        let mut reader = Reader { settings: SETTINGS, env, problems: Vec::new(), warnings: Vec::new() };
         let config = Config::read(&mut reader);
         other_names(&mut reader);
         let Reader { problems, warnings, .. } = reader;

@@ -9,21 +9,10 @@ use std::time::Duration;
 use crate::turn::Aliases;
 
 use super::home::CodexHome;
-use super::values::{KeepaliveForm, LogFormat, Profile, PromptMode, ProtocolChoice, Reader, Sandbox, Secret};
+use super::values::{KeepaliveForm, LogFormat, Profile, PromptMode, ProtocolChoice, Reader, Sandbox, Secret, Setting};
 
 /// Bodies being read hold this many bytes together at most, so that no single one may be larger.
 const BODIES_BYTES: u64 = 64 * 1024 * 1024;
-
-/// One setting, an environment variable.
-#[derive(Clone, Copy, Debug)]
-pub struct Setting {
-    /// The name of the variable.
-    pub name: &'static str,
-    /// What is used when it is unset or empty, as a person would write it. Empty: nothing, or as the help says.
-    pub default: &'static str,
-    /// What it does, in one line.
-    pub help: &'static str,
-}
 
 macro_rules! settings {
     ($($constant:ident $name:literal $default:literal $help:literal $(=> $field:ident: $type:ty = $read:expr)?;)*) => {

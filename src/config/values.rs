@@ -6,10 +6,19 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::table::SETTINGS;
-
 /// The environment.
 pub type Env = BTreeMap<OsString, OsString>;
+
+/// One setting, an environment variable.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// The name of the variable.
+    pub name: &'static str,
+    /// What is used when it is unset or empty, as a person would write it. Empty: nothing, or as the help says.
+    pub default: &'static str,
+    /// What it does, in one line.
+    pub help: &'static str,
+}
 
 /// The longest time that a setting takes: a week.
 const LONGEST_MS: u64 = 7 * 24 * 3_600_000;
@@ -107,6 +116,7 @@ choices! {
 
 /// Reads values and collects what is wrong with them.
 pub(super) struct Reader<'a> {
+    pub(super) settings: &'static [Setting],
     pub(super) env: &'a Env,
     pub(super) problems: Vec<Notice>,
     pub(super) warnings: Vec<Notice>,
@@ -138,7 +148,8 @@ impl<'a> Reader<'a> {
 
     /// The value or else the default.
     pub(super) fn text(&mut self, name: &str) -> &'a str {
-        let default = || SETTINGS.iter().find(|setting| setting.name == name).map_or("", |setting| setting.default);
+        let default =
+            || self.settings.iter().find(|setting| setting.name == name).map_or("", |setting| setting.default);
         self.given(name).unwrap_or_else(default)
     }
 

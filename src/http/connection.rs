@@ -14,11 +14,11 @@ use rustix::net::{SendFlags, Shutdown};
 use super::body::{Body, Source};
 use super::head::{Framing, Head};
 use super::respond::refusal;
-use super::watcher::Shared;
+use super::watcher::{Place, Shared};
 use super::{Exchange, Service};
 use crate::api::error::ApiError;
 use crate::config::names;
-use crate::deadline::{Cancel, CancelCause, Deadline};
+use crate::deadline::{CancelCause, Deadline};
 
 /// Bytes asked of the socket at once.
 const READ_SIZE: usize = 16 * 1024;
@@ -34,23 +34,24 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 /// A socket that this thread reads and writes. It counts as open until it is dropped.
 pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
-    /// Tells each of its requests to stop.
-    pub(super) cancel: Cancel,
+    pub(super) place: Place,
     /// A write has failed: what the client has is cut off somewhere.
     pub(super) broken: bool,
-    id: u64,
     socket: Arc<OwnedFd>,
     /// What came and was not used yet.
     buf: Vec<u8>,
 }
 
 impl Connection {
-    pub(super) fn new(shared: Arc<Shared>, id: u64, socket: Arc<OwnedFd>, cancel: Cancel) -> Self {
-        Self { shared, cancel, broken: false, id, socket, buf: Vec::new() }
+    pub(super) fn new(shared: Arc<Shared>, place: Place, socket: Arc<OwnedFd>) -> Self {
+        Self { shared, place, broken: false, socket, buf: Vec::new() }
     }
 
-    /// Serves requests until the connection ends.
+    /// Serves requests until the connection ends; one that was refused has none.
     pub(super) fn run(mut self, service: &dyn Service) {
+        if self.place.refused {
+            return self.linger();
+        }
         let mut first = true;
         loop {
             let goes_on = match self.read_head(first) {
@@ -80,7 +81,7 @@ impl Connection {
 
     /// Closes, but not at once: unread bytes would turn the close into a reset, and a reset takes the answer out of the
     /// client's hands. What it still sends is thrown away until it closes, too.
-    pub(super) fn linger(mut self) {
+    fn linger(mut self) {
         let deadline = Deadline::after("the end of the connection", LINGER_TIME);
         let mut left = if self.broken { 0 } else { LINGER_BYTES };
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
@@ -161,7 +162,7 @@ impl Connection {
             match rustix::net::send(&self.socket, piece, SendFlags::NOSIGNAL) {
                 Ok(count) => piece = piece.get(count..).unwrap_or_default(),
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => match self.cancel.cause().filter(|_| watched) {
+                Err(Errno::AGAIN) => match self.place.cancel.cause().filter(|_| watched) {
                     Some(cause @ (CancelCause::ClientGone | CancelCause::SlowReader)) => {
                         return Err(io::Error::new(io::ErrorKind::BrokenPipe, cause.error().message));
                     }
@@ -180,7 +181,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.shared.remove(self.id);
+        self.shared.remove(&self.place);
     }
 }
 

@@ -91,7 +91,7 @@ impl<'c> Exchange<'c> {
     /// the body was read: what a client sends is not looked at, only whether its side of the connection is closed.
     pub fn cancel(&mut self) -> Cancel {
         self.watched = true;
-        self.connection.cancel.clone()
+        self.connection.place.cancel.clone()
     }
 
     /// Headers that the answer will carry, whatever it is.
@@ -170,7 +170,7 @@ impl<'c> Exchange<'c> {
     /// request may follow.
     pub(super) fn finish(mut self, sound: bool) -> bool {
         self.closes |= !sound;
-        let cause = self.connection.cancel.cause();
+        let cause = self.connection.place.cancel.cause();
         if self.status.is_none() {
             // Who has left is told nothing.
             self.connection.broken |= self.watched && cause == Some(CancelCause::ClientGone);

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use rustix::process::{Resource, getrlimit};
 
-use super::connection::wait;
+use super::connection::{Connection, wait};
 use super::respond::refusal;
 use super::watcher::{Shared, signal};
 use super::{Limits, Service};
@@ -122,17 +122,15 @@ fn serve(socket: Arc<OwnedFd>, shared: &Arc<Shared>, service: &Arc<dyn Service>)
         let error = ApiError::busy("too_many_connections", message, Duration::from_secs(1));
         let _ = rustix::net::send(&socket, &refusal(&error, log::Level::Debug), SendFlags::NOSIGNAL);
     };
-    let admission = shared.admit(&socket);
-    if admission.as_ref().is_none_or(|(_, refused)| *refused) {
+    let place = shared.admit(&socket);
+    let refused = place.as_ref().is_none_or(|place| place.refused);
+    if refused {
         refuse(format!("{} connections are open (PROXY_MAX_CONNECTIONS).", shared.limits.max_connections));
     }
-    let Some((connection, refused)) = admission else { return };
+    let Some(place) = place else { return };
+    let connection = Connection::new(Arc::clone(shared), place, Arc::clone(&socket));
     let service = Arc::clone(service);
-    let started = threads::spawn("http-conn", move || match refused {
-        true => connection.linger(),
-        false => connection.run(&*service),
-    });
-    if let Err(error) = started {
+    if let Err(error) = threads::spawn("http-conn", move || connection.run(&*service)) {
         log::error!("no thread for a connection: {error}");
         if !refused {
             refuse("The system has no thread for this connection.".to_owned());

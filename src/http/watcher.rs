@@ -15,7 +15,6 @@ use rustix::io::Errno;
 use rustix::net::Shutdown;
 
 use super::Limits;
-use super::connection::Connection;
 use crate::deadline::{Cancel, CancelCause};
 
 /// Connections above the limit that are let to read their refusal at once.
@@ -46,14 +45,23 @@ pub(super) struct State {
 
 struct Open {
     socket: Arc<OwnedFd>,
-    cancel: Cancel,
-    refused: bool,
+    place: Place,
+}
+
+/// What the table knows of a connection.
+#[derive(Clone)]
+pub(super) struct Place {
+    id: u64,
+    /// Whether it is above the limit.
+    pub(super) refused: bool,
+    /// Tells each of its requests to stop.
+    pub(super) cancel: Cancel,
 }
 
 impl State {
     /// How many connections are open, without those that were refused.
     pub(super) fn admitted(&self) -> usize {
-        self.open.values().filter(|open| !open.refused).count()
+        self.open.values().filter(|open| !open.place.refused).count()
     }
 
     fn note_end(&mut self) {
@@ -85,9 +93,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a socket a connection, and tells whether it is one above the limit, to be refused. `None`: there are even
-    /// too many of those.
-    pub(super) fn admit(self: &Arc<Self>, socket: &Arc<OwnedFd>) -> Option<(Connection, bool)> {
+    /// Gives a socket its place in the table. `None`: there are too many, even of those to be refused.
+    pub(super) fn admit(&self, socket: &Arc<OwnedFd>) -> Option<Place> {
         let mut state = self.state();
         let admitted = state.admitted();
         let refused = admitted >= self.limits.max_connections;
@@ -95,20 +102,20 @@ impl Shared {
             return None;
         }
         state.last += 1;
-        let (id, cancel) = (state.last, Cancel::default());
-        state.open.insert(id, Open { socket: Arc::clone(socket), cancel: cancel.clone(), refused });
+        let place = Place { id: state.last, refused, cancel: Cancel::default() };
+        state.open.insert(place.id, Open { socket: Arc::clone(socket), place: place.clone() });
         // Once is enough: a client does not come back.
         let flags = EventFlags::RDHUP | EventFlags::ONESHOT;
-        if let Err(error) = epoll::add(&self.epoll, socket, EventData::new_u64(id), flags) {
+        if let Err(error) = epoll::add(&self.epoll, socket, EventData::new_u64(place.id), flags) {
             log::warn!("a connection has no watch over its client: {error}");
         }
-        Some((Connection::new(Arc::clone(self), id, Arc::clone(socket), cancel), refused))
+        Some(place)
     }
 
     /// A connection has ended.
-    pub(super) fn remove(&self, id: u64) {
+    pub(super) fn remove(&self, place: &Place) {
         let mut state = self.state();
-        state.open.remove(&id);
+        state.open.remove(&place.id);
         state.note_end();
     }
 
@@ -125,7 +132,7 @@ impl Shared {
 
     /// Tells the requests of all connections to stop.
     pub(super) fn cancel_all(&self, cause: CancelCause) {
-        self.state().open.values().for_each(|open| open.cancel.cancel(cause));
+        self.state().open.values().for_each(|open| open.place.cancel.cancel(cause));
     }
 
     /// Ends all connections, wherever their threads are.
@@ -150,7 +157,7 @@ impl Shared {
                     STOP => return,
                     id => {
                         if let Some(open) = self.state().open.get(&id) {
-                            open.cancel.cancel(CancelCause::ClientGone);
+                            open.place.cancel.cancel(CancelCause::ClientGone);
                         }
                     }
                 }
