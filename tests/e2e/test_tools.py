@@ -212,8 +212,8 @@ class Calls(Turn):
         prompt = "[[gap 400]] [[tool add {}]] [[tool get_weather {}]]"
         for answer in (whole, streamed):
             _, calls, *_ = answer(messages=[{"role": "user", "content": prompt}], tools=TOOLS)
-            # 0.142.5 does not tell when the model has made all its calls, and does not get to say the second.
-            self.assertEqual([name for _, name, _ in calls], ["add"] if VERSION == "0.142.5" else ["add", "get_weather"])
+            # 0.131 – 0.145 do not tell when the model has made all its calls, which then does not get to make the second.
+            self.assertEqual([name for _, name, _ in calls], ["add"] if UNCOUNTED else ["add", "get_weather"])
 
     def test_only_the_first_of_parallel_calls(self):
         prompt = '[[tool add {"a":1}]] [[tool add {"a":2}]] [[tool add {"a":3}]]'
