@@ -100,7 +100,7 @@ impl Turns {
         let key = self.begun;
         let inlet = self.mailbox.inlet(key, !request.tools.is_empty());
         let subscribed = connection.router.subscribe(&thread.id, inlet);
-        subscribed.map_err(|cause| failed(StartError::Early(CallError::Closed(cause))))?;
+        subscribed.map_err(|cause| release(StartError::Early(CallError::Closed(cause))))?;
         let decoder = dialect.start_turn(connection, &session, &thread, request, patience);
         let decoder = decoder.map_err(release)?;
         let id = thread.id.clone();
