@@ -157,13 +157,18 @@ fn what_a_version_cannot_do_is_refused_with_the_version_that_can() {
 
 #[test]
 fn no_word_of_a_conversation_stays_on_the_disk() {
-    for version in ["0.44.0", "0.50.0", "0.66.0", "0.77.0"] {
-        let proxy = Proxy::version(version).start();
+    for (version, profile) in [("0.44.0", "lean"), ("0.50.0", "codex"), ("0.66.0", "lean"), ("0.77.0", "codex")] {
+        let proxy = Proxy::version(version).env("PROXY_AGENT_PROFILE", profile).start();
         assert_eq!(text(&proxy.chat("[[say secret-word]]")), "secret-word");
-        let mut left = proxy.open("[[say secret-word]] [[hang]]");
+        let (mut left, mut killed) =
+            (proxy.open("[[say secret-word]] [[hang]]"), proxy.open("[[say secret-word]] [[hang]]"));
         left.until("secret-word");
+        killed.until("secret-word");
         assert!(holds(proxy.home.path(), "secret-word"), "{version}: this one does not write any");
         drop(left);
+        proxy.wait_until_running(1, PATIENCE);
+        proxy.app_server().kill();
+        assert!(killed.rest().text().contains("backend_unavailable"));
         until("nothing is left", PATIENCE, || !holds(proxy.home.path(), "secret-word"));
     }
 }

@@ -15,6 +15,7 @@ const METHODS: &[(&str, u32, u32)] = &[
     ("model/list", 50, u32::MAX),
     ("account/read", 58, u32::MAX),
     ("thread/start", 58, u32::MAX),
+    ("thread/resume", 58, u32::MAX),
     ("thread/archive", 58, u32::MAX),
     ("turn/start", 58, u32::MAX),
     ("turn/interrupt", 58, u32::MAX),
@@ -62,6 +63,11 @@ impl Age {
 
     pub(crate) fn can_mute(self) -> bool {
         self.0 >= 104
+    }
+
+    /// Whether it tells that a thread is busy.
+    pub(crate) fn tells_status(self) -> bool {
+        self.0 >= 142
     }
 
     /// Whether a turn may begin without input.

@@ -158,7 +158,10 @@ impl Server {
                 let loaded: Vec<String> = self.state().threads.keys().cloned().collect();
                 self.out.result(id, &json!({ "data": loaded, "nextCursor": null }).to_string());
             }
-            "thread/start" | "newConversation" => self.start_thread(id, params, method == "newConversation"),
+            // Resumed from a history, a thread is a new one too.
+            "thread/start" | "thread/resume" | "newConversation" => {
+                self.start_thread(id, params, method == "newConversation")
+            }
             _ if !self.state().threads.contains_key(thread_id) => {
                 self.out.error(id, -32600, &format!("thread not found: {thread_id}"));
             }

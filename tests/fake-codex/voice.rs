@@ -61,10 +61,16 @@ impl Voice {
     }
 
     pub(crate) fn started(&self) -> String {
-        self.tell("thread/status/changed", json!({ "status": { "type": "active", "activeFlags": [] } }))
-            + &self.tell("turn/started", json!({ "turn": self.turn("inProgress", &Value::Null) }))
+        let turn = json!({ "turn": self.turn("inProgress", &Value::Null) });
+        self.status(&json!({ "type": "active", "activeFlags": [] }))
+            + &if self.conversation { String::new() } else { self.tell("turn/started", turn) }
             + &self.old("task_started", json!({ "model_context_window": 258_400 }))
             + &self.old("token_count", json!({ "info": null, "rate_limits": { "primary": null } }))
+    }
+
+    fn status(&self, status: &Value) -> String {
+        let told = json!({ "status": status });
+        if self.age.tells_status() { self.tell("thread/status/changed", told) } else { String::new() }
     }
 
     fn turn(&self, status: &str, error: &Value) -> Value {
@@ -82,26 +88,20 @@ impl Voice {
 
     /// The frames of a delta of the message: where both families are spoken, it comes three times.
     pub(crate) fn text_frames(&self) -> Vec<Frame> {
-        let (new, old) = self.families();
-        let mut frames = Vec::new();
-        if new && old {
-            frames.extend(self.old_frame("agent_message_content_delta"));
-        }
-        if new {
-            frames.push(self.new_frame("item/agentMessage/delta", "msg_1", ""));
-        }
-        frames.extend(self.old_frame("agent_message_delta"));
-        frames
+        self.frames("agent_message_content_delta", ("item/agentMessage/delta", "msg_1", ""), "agent_message_delta")
     }
 
     pub(crate) fn reasoning_frames(&self, part: usize) -> Vec<Frame> {
-        let mut frames = Vec::new();
-        if self.families().0 {
-            let method = "item/reasoning/summaryTextDelta";
-            frames.push(self.new_frame(method, "rs_1", &format!(r#","summaryIndex":{part}"#)));
-        }
-        frames.extend(self.old_frame("agent_reasoning_delta"));
-        frames
+        let more = format!(r#","summaryIndex":{part}"#);
+        let new = ("item/reasoning/summaryTextDelta", "rs_1", more.as_str());
+        self.frames("reasoning_content_delta", new, "agent_reasoning_delta")
+    }
+
+    fn frames(&self, both: &str, (method, item, more): (&str, &str, &str), old: &str) -> Vec<Frame> {
+        let (new, _) = self.families();
+        let both = new.then(|| self.old_frame(both)).flatten();
+        let new = new.then(|| self.new_frame(method, item, more));
+        [both, new, self.old_frame(old)].into_iter().flatten().collect()
     }
 
     fn new_frame(&self, method: &str, item: &str, more: &str) -> Frame {
@@ -170,7 +170,7 @@ impl Voice {
             "interrupted" => self.old("turn_aborted", json!({ "reason": "interrupted" })),
             _ => self.old("task_complete", json!({ "last_agent_message": null })),
         };
-        old + &self.tell("thread/status/changed", json!({ "status": { "type": "idle" } }))
+        old + &self.status(&json!({ "type": "idle" }))
             + &self.tell("turn/completed", json!({ "turn": self.turn(status, error) }))
     }
 

@@ -170,7 +170,7 @@ impl Proxy {
     /// `seen`. A call without params only asks whether codex knows the method.
     pub fn calls(&self, method: &str) -> usize {
         let older: &[&str] = match method {
-            "thread/start" => &["newConversation"],
+            "thread/start" => &["thread/resume", "newConversation"],
             "turn/start" => &["sendUserMessage", "sendUserTurn"],
             "turn/interrupt" => &["interruptConversation"],
             "thread/unsubscribe" => &["thread/archive", "archiveConversation"],
