@@ -31,19 +31,16 @@ macro_rules! settings {
         }
 
         impl Config {
-            pub(super) fn read(reader: &mut Reader<'_>) -> Self {
-                Self { $($($field: read_with(reader, $name, $read),)?)* }
+            pub(super) fn read<'e>(reader: &mut Reader<'e>) -> Self {
+                Self {
+                    $($($field: {
+                        let read: fn(&mut Reader<'e>, &'static str) -> $type = $read;
+                        read(reader, $name)
+                    },)?)*
+                }
             }
         }
     };
-}
-
-fn read_with<'e, T>(
-    reader: &mut Reader<'e>,
-    name: &'static str,
-    read: impl FnOnce(&mut Reader<'e>, &'static str) -> T,
-) -> T {
-    read(reader, name)
 }
 
 // Each row: constant, name, default, help => field: type = how it is read.

@@ -45,12 +45,6 @@ impl fmt::Debug for Secret {
     }
 }
 
-impl fmt::Display for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
 /// Something that a person should know about one variable: a problem or a warning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {

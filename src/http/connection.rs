@@ -37,14 +37,13 @@ pub(super) struct Connection {
     pub(super) place: Place,
     /// A write has failed: what the client has is cut off somewhere.
     pub(super) broken: bool,
-    socket: Arc<OwnedFd>,
     /// What came and was not used yet.
     buf: Vec<u8>,
 }
 
 impl Connection {
-    pub(super) fn new(shared: Arc<Shared>, place: Place, socket: Arc<OwnedFd>) -> Self {
-        Self { shared, place, broken: false, socket, buf: Vec::new() }
+    pub(super) fn new(shared: Arc<Shared>, place: Place) -> Self {
+        Self { shared, place, broken: false, buf: Vec::new() }
     }
 
     /// Serves requests until the connection ends; one that was refused has none.
@@ -84,7 +83,7 @@ impl Connection {
     fn linger(mut self) {
         let deadline = Deadline::after("the end of the connection", LINGER_TIME);
         let mut left = if self.broken { 0 } else { LINGER_BYTES };
-        let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
+        let _ = rustix::net::shutdown(&self.place.socket, Shutdown::Write);
         while left > 0 && self.fill(&deadline, false).is_ok() {
             left = left.saturating_sub(self.buf.len());
             self.buf.clear();
@@ -129,7 +128,7 @@ impl Connection {
         let drain = is_head.then_some(&self.shared.drain);
         self.buf.reserve(READ_SIZE);
         loop {
-            match rustix::io::read(&self.socket, rustix::buffer::spare_capacity(&mut self.buf)) {
+            match rustix::io::read(&self.place.socket, rustix::buffer::spare_capacity(&mut self.buf)) {
                 _ if deadline.passed() => {
                     let message = format!("The request did not arrive within {}.", deadline.describe());
                     return Err(ApiError::http(408, "request_timeout", message));
@@ -137,7 +136,7 @@ impl Connection {
                 Ok(1..) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) if is_head && self.shared.is_draining() => return Err(draining()),
-                Err(Errno::AGAIN) if wait(&self.socket, PollFlags::IN, deadline.left(), drain).is_ok() => {}
+                Err(Errno::AGAIN) if wait(&self.place.socket, PollFlags::IN, deadline.left(), drain).is_ok() => {}
                 _ => return Err(ApiError::bad_request("The connection ended before the request did.")),
             }
         }
@@ -159,7 +158,7 @@ impl Connection {
     fn send_piece(&self, mut piece: &[u8], watched: bool) -> io::Result<()> {
         let deadline = Deadline::after(names::WRITE_TIMEOUT, self.shared.limits.write);
         while !piece.is_empty() {
-            match rustix::net::send(&self.socket, piece, SendFlags::NOSIGNAL) {
+            match rustix::net::send(&self.place.socket, piece, SendFlags::NOSIGNAL) {
                 Ok(count) => piece = piece.get(count..).unwrap_or_default(),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => match self.place.cancel.cause().filter(|_| watched) {
@@ -170,7 +169,7 @@ impl Connection {
                         let message = format!("the client reads too slowly: {}", deadline.describe());
                         return Err(io::Error::new(io::ErrorKind::TimedOut, message));
                     }
-                    _ => wait(&self.socket, PollFlags::OUT, deadline.left().min(GLANCE), None)?,
+                    _ => wait(&self.place.socket, PollFlags::OUT, deadline.left().min(GLANCE), None)?,
                 },
                 Err(error) => return Err(error.into()),
             }

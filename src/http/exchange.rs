@@ -189,7 +189,7 @@ impl<'c> Exchange<'c> {
     /// Renders the head of the answer.
     fn begin(&mut self, status: u16, mut headers: Vec<Header>, framing: Option<Header>) -> io::Result<()> {
         if self.status.is_some() {
-            return Err(misuse("the request is answered already"));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the request is answered already"));
         }
         self.closes |= self.body_pending || self.connection.shared.is_draining();
         headers.extend(self.extra.iter().cloned());
@@ -207,7 +207,8 @@ impl<'c> Exchange<'c> {
 
     /// Whether the stream that is being written goes out in chunks.
     fn is_chunked(&self) -> io::Result<bool> {
-        if self.streaming { Ok(self.head.is_1_1()) } else { Err(misuse("there is no stream to write to")) }
+        let misuse = || io::Error::new(io::ErrorKind::InvalidInput, "there is no stream to write to");
+        self.streaming.then(|| self.head.is_1_1()).ok_or_else(misuse)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -215,8 +216,4 @@ impl<'c> Exchange<'c> {
         self.out.clear();
         result
     }
-}
-
-fn misuse(message: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, message)
 }

@@ -128,7 +128,7 @@ fn serve(socket: Arc<OwnedFd>, shared: &Arc<Shared>, service: &Arc<dyn Service>)
         refuse(format!("{} connections are open (PROXY_MAX_CONNECTIONS).", shared.limits.max_connections));
     }
     let Some(place) = place else { return };
-    let connection = Connection::new(Arc::clone(shared), place, Arc::clone(&socket));
+    let connection = Connection::new(Arc::clone(shared), place);
     let service = Arc::clone(service);
     if let Err(error) = threads::spawn("http-conn", move || connection.run(&*service)) {
         log::error!("no thread for a connection: {error}");

@@ -167,17 +167,14 @@ impl App {
 
     fn livez(&self) -> Response {
         let still = self.supervisor.still_for();
-        if still < STILL {
-            return Response::json(200, r#"{"status":"ok"}"#);
-        }
-        let reason = format!("the supervisor has not moved for {} s", still.as_secs());
-        health(503, &Health { status: "wedged", reason, codex: None })
+        let (code, status) = if still < STILL { (200, "ok") } else { (503, "wedged") };
+        health(code, status, format!("the supervisor moved {} s ago", still.as_secs()), None)
     }
 
     fn readyz(&self) -> Response {
         let Status { ready, reason, codex } = self.supervisor.status();
         let (code, status) = if ready { (200, "ready") } else { (503, "not ready") };
-        health(code, &Health { status, reason, codex })
+        health(code, status, reason, codex)
     }
 
     fn page_of_metrics(&self) -> Response {
@@ -224,14 +221,13 @@ impl App {
     }
 }
 
-#[derive(Serialize)]
-struct Health {
-    status: &'static str,
-    reason: String,
-    codex: Option<CodexStatus>,
-}
-
-fn health(code: u16, health: &Health) -> Response {
+fn health(code: u16, status: &'static str, reason: String, codex: Option<CodexStatus>) -> Response {
+    #[derive(Serialize)]
+    struct Health {
+        status: &'static str,
+        reason: String,
+        codex: Option<CodexStatus>,
+    }
     // Strings and lists of strings always serialise.
-    Response::json(code, serde_json::to_string(health).unwrap_or_default())
+    Response::json(code, serde_json::to_string(&Health { status, reason, codex }).unwrap_or_default())
 }

@@ -36,22 +36,18 @@ pub(super) struct Shared {
 }
 
 pub(super) struct State {
-    open: HashMap<u64, Open>,
+    open: HashMap<u64, Place>,
     last: u64,
     draining: bool,
     /// Dropped with the last connection after draining has begun.
     ended: Option<Sender<()>>,
 }
 
-struct Open {
-    socket: Arc<OwnedFd>,
-    place: Place,
-}
-
-/// What the table knows of a connection.
+/// What is known of a connection.
 #[derive(Clone)]
 pub(super) struct Place {
     id: u64,
+    pub(super) socket: Arc<OwnedFd>,
     /// Whether it is above the limit.
     pub(super) refused: bool,
     /// Tells each of its requests to stop.
@@ -61,7 +57,7 @@ pub(super) struct Place {
 impl State {
     /// How many connections are open, without those that were refused.
     pub(super) fn admitted(&self) -> usize {
-        self.open.values().filter(|open| !open.place.refused).count()
+        self.open.values().filter(|place| !place.refused).count()
     }
 
     fn note_end(&mut self) {
@@ -102,8 +98,8 @@ impl Shared {
             return None;
         }
         state.last += 1;
-        let place = Place { id: state.last, refused, cancel: Cancel::default() };
-        state.open.insert(place.id, Open { socket: Arc::clone(socket), place: place.clone() });
+        let place = Place { id: state.last, socket: Arc::clone(socket), refused, cancel: Cancel::default() };
+        state.open.insert(place.id, place.clone());
         // Once is enough: a client does not come back.
         let flags = EventFlags::RDHUP | EventFlags::ONESHOT;
         if let Err(error) = epoll::add(&self.epoll, socket, EventData::new_u64(place.id), flags) {
@@ -132,13 +128,13 @@ impl Shared {
 
     /// Tells the requests of all connections to stop.
     pub(super) fn cancel_all(&self, cause: CancelCause) {
-        self.state().open.values().for_each(|open| open.place.cancel.cancel(cause));
+        self.state().open.values().for_each(|place| place.cancel.cancel(cause));
     }
 
     /// Ends all connections, wherever their threads are.
     pub(super) fn cut_off(&self) {
-        for open in self.state().open.values() {
-            let _ = rustix::net::shutdown(&open.socket, Shutdown::Both);
+        for place in self.state().open.values() {
+            let _ = rustix::net::shutdown(&place.socket, Shutdown::Both);
         }
     }
 
@@ -156,8 +152,8 @@ impl Shared {
                 match event.data.u64() {
                     STOP => return,
                     id => {
-                        if let Some(open) = self.state().open.get(&id) {
-                            open.place.cancel.cancel(CancelCause::ClientGone);
+                        if let Some(place) = self.state().open.get(&id) {
+                            place.cancel.cancel(CancelCause::ClientGone);
                         }
                     }
                 }
