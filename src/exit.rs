@@ -1,8 +1,6 @@
 //! What the program tells the shell when it ends.
 
-use std::process::ExitCode;
-
-/// The ways to end.
+/// The ways to end, with the status that the shell sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// 0: it was stopped by a signal, or printed what it was asked for. A codex that fails never ends the program.
@@ -11,10 +9,4 @@ pub enum Exit {
     Bind = 1,
     /// 2: a setting or an argument is wrong.
     Config = 2,
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        ExitCode::from(exit as u8)
-    }
 }

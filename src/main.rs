@@ -11,5 +11,5 @@ fn main() -> ExitCode {
         Ok((config, warnings)) => server::run(config, &warnings),
         Err(exit) => exit,
     };
-    exit.into()
+    ExitCode::from(exit as u8)
 }

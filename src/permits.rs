@@ -109,7 +109,9 @@ impl Drop for Permit {
         let mut state = self.0.state();
         match state.waiters.pop_front() {
             // There is one place in the channel, and this is its only message.
-            Some(waiter) => drop(waiter.try_send(())),
+            Some(waiter) => {
+                let _ = waiter.try_send(());
+            }
             None => state.in_use -= 1,
         }
     }

@@ -4,8 +4,6 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::RecvTimeoutError;
-
 use crate::backend::supervisor::Supervisor;
 use crate::config::{Config, Notice};
 use crate::deadline::CancelCause;
@@ -35,8 +33,8 @@ pub fn run(config: Config, warnings: &[Notice]) -> Exit {
 }
 
 fn serve(config: Arc<Config>) -> Result<(), String> {
-    let listener = Listener::bind((config.host, config.port), config.unix_socket.as_deref(), limits(&config))
-        .map_err(|e| format!("cannot listen on {}:{}: {e}", config.host, config.port))?;
+    let listener = Listener::bind((config.host, config.port).into(), config.unix_socket.as_deref(), limits(&config))
+        .map_err(|e| format!("cannot listen: {e}"))?;
     let signals = shutdown::install().map_err(|e| format!("signals cannot be caught: {e}"))?;
     log::info!("CODEX_HOME is {}: {}", config.codex_home.path.display(), config.codex_home.reason);
     let (supervisor, codex) = Supervisor::start(Arc::clone(&config)).map_err(|e| format!("no thread to start: {e}"))?;
@@ -59,10 +57,11 @@ fn serve(config: Arc<Config>) -> Result<(), String> {
         default(config.shutdown_grace) => {}
     }
     server.cancel_all(CancelCause::ShuttingDown);
-    if server.ended().recv_timeout(FAREWELL) == Err(RecvTimeoutError::Timeout) {
-        log::warn!("{} connections do not react and are cut off", server.close());
+    let _ = server.ended().recv_timeout(FAREWELL);
+    match server.close() {
+        0 => {}
+        left => log::warn!("{left} connections do not react"),
     }
-    server.close();
     codex.stop(CODEX_END);
     log::info!("stopped");
     Ok(())

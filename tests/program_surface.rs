@@ -107,6 +107,14 @@ fn what_cannot_be_served_ends_with_its_code_and_reasons() {
     assert_eq!((code, out.as_str()), (Some(1), ""));
     assert!(err.contains(&port), "{err}");
 
+    let directory = TempDir::new();
+    directory.write("precious", "");
+    let path = directory.path().join("precious");
+    let (process, _home) = Proxy::fake().env("PROXY_UNIX_SOCKET", &path).process();
+    let (code, out, err) = ended(process);
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    assert!(err.contains(&format!("cannot listen: {}: ", path.display())), "{err}");
+
     let (process, _home) = Proxy::fake().env("PROXY_TIMEOUT_MS", "soon").env("PROXY_LOG_FORMAT", "xml").process();
     let (code, out, err) = ended(process);
     assert_eq!((code, out.as_str()), (Some(2), ""));

@@ -5,7 +5,7 @@
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::iter::once;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -55,14 +55,15 @@ impl Listener {
     /// Binds an address, and a Unix socket beside it if asked to. From then on connections wait in the backlog.
     ///
     /// # Errors
-    /// An address is in use or not ours. `unix` that nobody listens on any more is replaced; any other file is not.
-    pub fn bind(address: impl ToSocketAddrs, unix: Option<&Path>, mut limits: Limits) -> io::Result<Self> {
-        let tcp = TcpListener::bind(address)?;
+    /// An address, which is named, is in use or not ours. `unix` that nobody listens on any more is replaced; any other file is not.
+    pub fn bind(address: SocketAddr, unix: Option<&Path>, mut limits: Limits) -> io::Result<Self> {
+        let named = |what: String| move |error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
+        let tcp = TcpListener::bind(address).map_err(named(address.to_string()))?;
         let address = tcp.local_addr()?;
         tcp.set_nonblocking(true)?;
         // The standard library asks for a backlog of 128.
         rustix::net::listen(&tcp, BACKLOG)?;
-        let unix = unix.map(UnixFile::bind).transpose()?;
+        let unix = unix.map(|path| UnixFile::bind(path).map_err(named(path.display().to_string()))).transpose()?;
         let files = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |files| files as usize);
         let room = files.saturating_sub(OTHER_FILES).max(files / 4).max(1);
         if room < limits.max_connections {

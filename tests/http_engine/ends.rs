@@ -215,7 +215,7 @@ fn a_unix_socket_serves_its_owner_only() {
 fn only_a_dead_socket_file_is_replaced() {
     let scratch = Scratch::new("replace");
     let path = &scratch.0;
-    let bind = || Listener::bind("127.0.0.1:0", Some(path), usual()).map(drop);
+    let bind = || Listener::bind(([127, 0, 0, 1], 0).into(), Some(path), usual()).map(drop);
     std::fs::write(path, "precious").unwrap();
     assert_eq!(bind().unwrap_err().kind(), ErrorKind::AddrInUse);
     assert_eq!(std::fs::read(path).unwrap(), b"precious");
@@ -227,7 +227,7 @@ fn only_a_dead_socket_file_is_replaced() {
     assert!(path.exists());
     bind().unwrap();
     // What another has put there meanwhile stays.
-    let listener = Listener::bind("127.0.0.1:0", Some(path), usual()).unwrap();
+    let listener = Listener::bind(([127, 0, 0, 1], 0).into(), Some(path), usual()).unwrap();
     std::fs::remove_file(path).unwrap();
     let _other = UnixListener::bind(path).unwrap();
     drop(listener);

@@ -105,7 +105,7 @@ impl Fixture {
 
     pub(crate) fn with_unix(limits: Limits, unix: Option<&Path>) -> Self {
         let (sender, seen) = unbounded();
-        let listener = Listener::bind("127.0.0.1:0", unix, limits).unwrap();
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), unix, limits).unwrap();
         Self { server: listener.start(Arc::new(Probe { seen: sender })).unwrap(), seen }
     }
 
