@@ -105,7 +105,7 @@ class Sent(unittest.TestCase):
             self.assertNotIn("Secret", answer.to_json())
             answer = using.responses.create(model="mine", input=prompt, include=["reasoning.encrypted_content"])
             sealed = [(item.summary, item.encrypted_content) for item in answer.output if item.type == "reasoning"]
-            self.assertEqual((sealed, answer.store), ([([], "S")] if since(77) else [], False))
+            self.assertEqual((sealed, answer.store), ([([], "S")] if since(92) else [], False))
             with self.assertRaises(openai.NotFoundError):
                 using.responses.retrieve(answer.id)
         for body in model.turns():

@@ -97,7 +97,7 @@ class Create(Turn):
         prompt, more = "[[reason First.]] [[reason Second.]] [[sealed S1]] [[say hi]]", {"include": ["reasoning.encrypted_content"]}
         answer = self.create(prompt, **more)
         self.assertEqual(model.turns()[0]["include"], ["reasoning.encrypted_content"])
-        if not since(77):
+        if not since(92):
             return self.assertIsNone(answer.output[0].encrypted_content, "codex does not tell it")
         reasoning, message = answer.output
         self.assertTrue(reasoning.id.startswith("rs_"), reasoning.id)

@@ -315,7 +315,7 @@ fn start_item(decoder: &mut Decoder, item: Option<&RawValue>, out: &mut Vec<Turn
     }
 }
 
-/// What the model's service said, word for word. Codex always asks it to seal reasoning (0.77 – 0.169).
+/// What the model's service said, word for word. Codex always asks it to seal reasoning (0.92 – 0.169).
 fn take_item(decoder: &mut Decoder, item: Option<&RawValue>, out: &mut Vec<TurnEvent>) {
     let Some(item) = raw::<ThreadItem>(item) else { return };
     if let Some(sealed) = item.encrypted_content.filter(|_| item.r#type == "reasoning") {
