@@ -137,3 +137,13 @@ fn every_transcript_reaches_clients_as_its_golden_says() {
     }
     assert!(ended >= 60 && left == 8, "{ended} {left}");
 }
+
+#[test]
+fn one_transcript_can_answer_every_turn() {
+    let proxy = Proxy::version("0.50.0").env("FAKE_CODEX_TRANSCRIPT", "0.50.0-v1/02b-text.jsonl").start();
+    for prompt in ["one", "another"] {
+        let answer = proxy.chat(prompt).json();
+        assert_eq!(answer["choices"][0]["message"]["content"], "w0 w1 w2 w3 w4 ");
+        assert!(is_the_usage(&answer["usage"]));
+    }
+}
