@@ -2,8 +2,9 @@
 
 use super::cut::CutRules;
 use super::error::ApiError;
-use super::json::{Node, brief, each};
+use super::json::{Node, each};
 use super::tools::{self, Shape};
+use super::write::brief;
 use super::{ApiRequest, choices, fields, prompt, schema};
 
 /// Reads the body of a request. Without `show_reasoning` (`PROXY_REASONING`) no summary of it is asked for.

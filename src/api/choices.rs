@@ -7,8 +7,8 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::error::ApiError;
-use super::json::{begin, member};
 use super::usage::{self, Spent, Tally};
+use super::write::{begin, member};
 use super::{EncodeOptions, Encoder, KEEPALIVE, Stamp};
 use crate::turn::{Finish, ToolCall, TurnEvent};
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::json::{brief, member};
+use super::write::{brief, member};
 use crate::turn::{TurnError, TurnErrorKind};
 
 /// An answer that is an error: a status, headers that tell SDKs whether to try again, and

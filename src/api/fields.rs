@@ -3,10 +3,10 @@
 use super::Effort;
 use super::error::ApiError;
 use super::json::Node;
-use super::prompt::{self, ONE_JSON_OBJECT};
+use super::prompt;
 use super::schema::Format;
 use super::tools::Offer;
-use crate::turn::{Item, TurnRequest};
+use crate::turn::{Item, Role, TurnRequest};
 
 /// What OpenAI takes and an app-server cannot be told, or what changes nothing for the model: accepted without effect,
 /// with the type that OpenAI asks for.
@@ -74,8 +74,8 @@ pub(crate) fn turn(
     verbosity: Option<Node<'_>>,
     summary: Option<String>,
 ) -> Result<TurnRequest, ApiError> {
-    history.extend(offer.line.map(prompt::line));
-    history.extend(format.json_object.then(|| prompt::line(ONE_JSON_OBJECT)));
+    let lines = [offer.line, format.line.map(str::to_owned)];
+    history.extend(lines.into_iter().flatten().map(|line| prompt::message(Role::Developer, line)));
     let verbosity = verbosity.map(|node| node.one_of(&["low", "medium", "high"])).transpose()?.map(str::to_owned);
     let (tools, output_schema) = (offer.tools, format.schema);
     Ok(TurnRequest { summary, verbosity, history, tools, output_schema, ..TurnRequest::default() })

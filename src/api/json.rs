@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::error::ApiError;
+use super::write::brief;
 
 /// Deepest nesting of a request. What is passed on goes into a few more levels, and codex reads 127.
 const MAX_DEPTH: usize = 100;
@@ -269,37 +269,6 @@ fn unescape(text: &str) -> Option<Cow<'_, str>> {
         plain if !plain.contains('\\') => Some(Cow::Borrowed(plain)),
         _ => serde_json::from_str(text).ok().map(Cow::Owned),
     }
-}
-
-/// As much of a client's word as a message may repeat.
-pub(crate) fn brief(word: &str) -> String {
-    let mut brief: String = word.chars().take(64).collect();
-    if brief.len() < word.len() {
-        brief.push('…');
-    }
-    brief
-}
-
-/// Appends `text` as a JSON string. Nothing is escaped that need not be.
-pub(crate) fn quote(out: &mut Vec<u8>, text: &str) {
-    // Writing a string to memory cannot fail.
-    let _ = serde_json::to_writer(out, text);
-}
-
-/// Begins a member of the object that `out` ends in.
-pub(crate) fn begin(out: &mut Vec<u8>, name: &str) {
-    if out.last() != Some(&b'{') {
-        out.push(b',');
-    }
-    quote(out, name);
-    out.push(b':');
-}
-
-/// Appends a member to the object that `out` ends in.
-pub(crate) fn member(out: &mut Vec<u8>, name: &str, value: &(impl Serialize + ?Sized)) {
-    begin(out, name);
-    // Strings, numbers and lists of them always serialise.
-    let _ = serde_json::to_writer(out, value);
 }
 
 #[cfg(test)]

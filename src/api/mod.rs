@@ -22,6 +22,7 @@ pub mod responses;
 mod schema;
 mod tools;
 pub mod usage;
+mod write;
 
 use error::ApiError;
 

@@ -10,7 +10,7 @@ use crate::turn::{Aliases, Models};
 
 use super::Effort;
 use super::error::ApiError;
-use super::json::brief;
+use super::write::brief;
 
 /// Efforts, least first. All but `none` can be suffixes of a model's name.
 const EFFORTS: [&str; 6] = ["none", "minimal", "low", "medium", "high", "xhigh"];

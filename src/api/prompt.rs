@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use crate::turn::{Item, Part, Role, ToolCall};
 
 use super::error::ApiError;
-use super::json::{Node, brief, each};
+use super::json::{Node, each};
+use super::write::brief;
 
 /// The line for a `tool_choice` that asks for some tool.
 pub const CALL_ANY_TOOL: &str = "Answer by calling at least one of the tools.";
@@ -18,11 +19,6 @@ pub const ONE_JSON_OBJECT: &str = "Answer with one JSON object and nothing else.
 /// The line for a `tool_choice` that names a tool.
 pub fn call_tool(name: &str) -> String {
     format!("Answer by calling the tool {name}.")
-}
-
-/// A line of ours as an item, to be put last.
-pub(crate) fn line(text: impl Into<String>) -> Item {
-    message(Role::Developer, text)
 }
 
 /// A message of one piece of text.

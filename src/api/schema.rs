@@ -6,8 +6,10 @@ use std::collections::HashSet;
 use std::io::Write;
 
 use super::error::ApiError;
-use super::json::{Node, begin, each, member};
+use super::json::{Node, each};
+use super::prompt::ONE_JSON_OBJECT;
 use super::tools::Shape;
+use super::write::{begin, member};
 
 /// Bytes of a schema at most. OpenAI allows 120,000 characters of names and values.
 const MAX_SCHEMA: usize = 256 * 1024;
@@ -22,8 +24,8 @@ const NOT_STRICT: &str = "oneOf allOf not if then else dependencies dependentReq
 pub(crate) struct Format {
     /// JSON text of a strict schema.
     pub(crate) schema: Option<String>,
-    /// Whether it is one JSON object of any form.
-    pub(crate) json_object: bool,
+    /// The line that asks for one JSON object of any form.
+    pub(crate) line: Option<&'static str>,
 }
 
 /// Reads `response_format` (nested) or `text.format` (flat).
@@ -34,9 +36,9 @@ pub(crate) fn read(node: Option<Node<'_>>, shape: Shape) -> Result<Format, ApiEr
             let outer = if shape == Shape::Nested { node.need("json_schema")? } else { node };
             outer.need("name")?.string()?;
             let description = outer.get("description")?.map(|node| node.string()).transpose()?;
-            Ok(Format { schema: Some(strict_root(&outer.need("schema")?, description)?), json_object: false })
+            Ok(Format { schema: Some(strict_root(&outer.need("schema")?, description)?), line: None })
         }
-        "json_object" => Ok(Format { schema: None, json_object: true }),
+        "json_object" => Ok(Format { schema: None, line: Some(ONE_JSON_OBJECT) }),
         _ => Ok(Format::default()),
     }
 }

@@ -4,8 +4,9 @@
 use crate::turn::Tool;
 
 use super::error::ApiError;
-use super::json::{Node, brief, each};
+use super::json::{Node, each};
 use super::prompt::{self, CALL_ANY_TOOL};
+use super::write::brief;
 
 /// Tools on offer at most. OpenAI takes 128.
 const MAX_TOOLS: usize = 512;

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::{Form, Record};
 use crate::api::error::ApiError;
-use crate::api::json::member;
 use crate::api::usage::{self, Spent, Tally};
+use crate::api::write::member;
 use crate::api::{EncodeOptions, Encoder, Stamp, prompt};
 use crate::turn::{Finish, Item, Role, ToolCall, TurnEvent};
 
@@ -38,33 +38,22 @@ struct Words {
     id: &'static str,
     /// Events of the only part of it, where it has parts.
     part: Option<&'static str>,
-    /// Events of its text, and the member that is the whole of it.
-    text: (&'static str, &'static str),
-    /// What stands in all these events, and at the end of those of the text.
+    /// Events of its text.
+    text: &'static str,
+    /// What stands in all these events.
     place: &'static str,
+    /// What stands at the end of those of the text.
     after: &'static str,
 }
 
 impl Kind {
     fn words(&self) -> Words {
+        let words = |id, part, text, place, after| Words { id, part, text, place, after };
+        let (summary, content) = (Some("reasoning_summary_part"), Some("content_part"));
         match self {
-            Self::Reasoning(_) => Words {
-                id: "rs",
-                part: Some("reasoning_summary_part"),
-                text: ("reasoning_summary_text", "text"),
-                place: ",\"summary_index\":0",
-                after: "",
-            },
-            Self::Message => Words {
-                id: "msg",
-                part: Some("content_part"),
-                text: ("output_text", "text"),
-                place: ",\"content_index\":0",
-                after: ",\"logprobs\":[]",
-            },
-            Self::Call { .. } => {
-                Words { id: "fc", part: None, text: ("function_call_arguments", "arguments"), place: "", after: "" }
-            }
+            Self::Reasoning(_) => words("rs", summary, "reasoning_summary_text", ",\"summary_index\":0", ""),
+            Self::Message => words("msg", content, "output_text", ",\"content_index\":0", ",\"logprobs\":[]"),
+            Self::Call { .. } => words("fc", None, "function_call_arguments", "", ""),
         }
     }
 }
@@ -197,7 +186,7 @@ impl ResponseEncoder {
     }
 
     fn text(&mut self, out: &mut Vec<u8>, kind: Kind, delta: &str) {
-        let Words { part, text: (text, _), after, .. } = kind.words();
+        let Words { part, text, after, .. } = kind.words();
         let grows = self.grows(&kind);
         // What sets parts of a summary apart does not begin one.
         let delta = if grows || kind != Kind::Reasoning(None) { delta } else { delta.trim_start_matches('\n') };
@@ -235,10 +224,10 @@ impl ResponseEncoder {
     fn close(&mut self, out: &mut Vec<u8>, end: &'static str) {
         let Some(item) = self.output.last_mut().filter(|item| item.status == "in_progress") else { return };
         item.status = end;
-        let Words { part, text: (text, whole), after, .. } = item.kind.words();
+        let Words { part, text, after, .. } = item.kind.words();
         if part.is_none() || !item.text.is_empty() {
             self.about(out, format_args!("response.{text}.done"), |item, out| {
-                member(out, whole, &item.text);
+                member(out, if part.is_some() { "text" } else { "arguments" }, &item.text);
                 out.extend_from_slice(after.as_bytes());
             });
             if let Some(part) = part {

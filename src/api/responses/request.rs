@@ -3,9 +3,10 @@
 use super::Form;
 use crate::api::cut::CutRules;
 use crate::api::error::ApiError;
-use crate::api::json::{Node, brief, each};
+use crate::api::json::{Node, each};
 use crate::api::prompt::{self, History};
 use crate::api::tools::{self, Shape};
+use crate::api::write::brief;
 use crate::api::{self, ApiRequest, fields, schema};
 use crate::turn::{Item, Part, Role, TurnRequest};
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::Record;
 use crate::api::error::ApiError;
-use crate::api::json::brief;
 use crate::api::prompt;
+use crate::api::write::brief;
 use crate::turn::Item;
 
 /// Who may see a record: a number that stands for one key.
