@@ -73,7 +73,7 @@ impl Connection {
         let mut exchange = Exchange::new(self, head);
         let served = catch_unwind(AssertUnwindSafe(|| service.serve(&mut exchange)));
         if served.is_err() {
-            log::error!("request={} panicked", exchange.request_id());
+            log::error!("request={} panicked", exchange.request_id);
         }
         exchange.finish(served.is_ok())
     }

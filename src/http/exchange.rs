@@ -21,13 +21,17 @@ const EVENT_STREAM: [(&str, &str); 3] =
 pub struct Exchange<'c> {
     connection: &'c mut Connection,
     head: Head,
-    request_id: String,
-    started: Instant,
+    /// The client's `x-request-id` where it has a sane one (up to 128 of `[A-Za-z0-9._-]`), else a new id. It is sent
+    /// back with the answer.
+    pub(super) request_id: String,
+    /// When the head was complete.
+    pub(super) started: Instant,
     /// Whether bytes of the request are still to come.
     body_pending: bool,
     watched: bool,
     extra: Vec<Header>,
-    status: Option<u16>,
+    /// The status of the answer, once there is one.
+    pub(super) status: Option<u16>,
     /// Whether a stream was begun and has not ended.
     streaming: bool,
     closes: bool,
@@ -55,22 +59,6 @@ impl<'c> Exchange<'c> {
     /// The request without its body.
     pub fn head(&self) -> &Head {
         &self.head
-    }
-
-    /// The client's `x-request-id` where it has a sane one (up to 128 of `[A-Za-z0-9._-]`), else a new id. It is sent
-    /// back with the answer.
-    pub fn request_id(&self) -> &str {
-        &self.request_id
-    }
-
-    /// When the head was complete.
-    pub fn started(&self) -> Instant {
-        self.started
-    }
-
-    /// The status of the answer, once there is one.
-    pub fn status(&self) -> Option<u16> {
-        self.status
     }
 
     /// Reads the body, after `100 Continue` where the client waits for that. What is never asked for is never read. A
@@ -105,10 +93,9 @@ impl<'c> Exchange<'c> {
     /// `InvalidInput`: a header that cannot be sent, or a second answer; nothing was written. Else the client is gone
     /// or too slow.
     pub fn respond(&mut self, response: Response) -> io::Result<()> {
-        let length = response.length();
-        let has_body = length.is_some() && self.head.method != Method::Head;
-        self.begin(response.status, response.headers, length.map(|length| ("content-length", length)))?;
-        if has_body {
+        let length = (response.status != 204).then(|| ("content-length", response.body.len().to_string()));
+        self.begin(response.status, response.headers, length)?;
+        if self.head.method != Method::Head {
             self.out.extend_from_slice(&response.body);
         }
         self.flush()

@@ -22,6 +22,8 @@ pub struct Head {
     pub path: String,
     /// 1.1 or 1.0.
     pub version: HTTPVersion,
+    /// Values without the one space that is usual before them; `httparse` would trim them, but where the end of the
+    /// request depends on one, it has to be exact.
     headers: Vec<(String, String)>,
     pub(super) framing: Framing,
     pub(super) expects_continue: bool,
@@ -54,11 +56,15 @@ impl Head {
             let full = bytes.len() == MAX_HEAD_BYTES;
             return if full { Err(too_large(format!("is larger than {MAX_HEAD_BYTES} bytes"))) } else { Ok(None) };
         };
-        check_padding(head, request.headers)?;
         let method = Method::from_str(method).map_err(|()| malformed("invalid method"))?;
         let path = path_of(target, &method)?;
-        let headers = request.headers.iter();
-        let headers = headers.map(|h| (h.name.to_owned(), String::from_utf8_lossy(h.value).into_owned())).collect();
+        let lines = head.split(|byte| *byte == b'\n').filter(|line| *line != b"\r").skip(1);
+        let headers = request.headers.iter().zip(lines).map(|(header, line)| {
+            let value = line.get(header.name.len() + 1..).and_then(|rest| rest.strip_suffix(b"\r")).unwrap_or_default();
+            let value = value.strip_prefix(b" ").unwrap_or(value);
+            (header.name.to_owned(), String::from_utf8_lossy(value).into_owned())
+        });
+        let headers = headers.collect();
         let version = HTTPVersion(1, version);
         let (framing, expects_continue, keep_alive) = (Framing::Length(0), false, false);
         let mut head = Self { method, path, version, headers, framing, expects_continue, keep_alive };
@@ -76,7 +82,7 @@ impl Head {
 
     /// The first header of this name, in any case of the letters; bytes that are not UTF-8 are U+FFFD.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.all(name).next()
+        self.all(name).next().map(trimmed)
     }
 
     fn all<'h>(&'h self, name: &str) -> impl Iterator<Item = &'h str> {
@@ -84,7 +90,7 @@ impl Head {
     }
 
     fn connection_has(&self, option: &str) -> bool {
-        self.all("connection").flat_map(|value| value.split(',')).any(|word| word.trim().eq_ignore_ascii_case(option))
+        self.all("connection").flat_map(|value| value.split(',')).any(|word| trimmed(word).eq_ignore_ascii_case(option))
     }
 
     /// The request id of the client, when it is one to be put into logs and headers.
@@ -112,7 +118,7 @@ impl Head {
     }
 
     fn check_host(&self) -> Result<(), ApiError> {
-        match self.all("host").collect::<Vec<_>>().as_slice() {
+        match self.all("host").map(trimmed).collect::<Vec<_>>().as_slice() {
             [] if !self.is_1_1() => Ok(()),
             [host] if !host.contains([' ', '\t', ',', '/', '@', '?', '#', '\\']) => Ok(()),
             _ => Err(ApiError::bad_request("The request needs one Host, the name of a host.")),
@@ -126,6 +132,10 @@ impl Head {
             Some(_) => Err(ApiError::http(417, "expectation_failed", "`100-continue` is the only Expect here.")),
         }
     }
+}
+
+fn trimmed(value: &str) -> &str {
+    value.trim_matches([' ', '\t'])
 }
 
 /// What `httparse` cannot go on with.
@@ -145,19 +155,6 @@ fn malformed(what: &str) -> ApiError {
 
 fn too_large(how: String) -> ApiError {
     ApiError::http(431, "head_too_large", format!("The request head {how}."))
-}
-
-/// `httparse` trims values; where the end of the request depends on one, it has to be exact.
-fn check_padding(head: &[u8], headers: &[httparse::Header<'_>]) -> Result<(), ApiError> {
-    let lines = head.split(|byte| *byte == b'\n').filter(|line| *line != b"\r").skip(1);
-    for (header, line) in headers.iter().zip(lines) {
-        let framing = ["content-length", "transfer-encoding"].iter().any(|name| name.eq_ignore_ascii_case(header.name));
-        let written = |separator: &[u8]| [header.name.as_bytes(), separator, header.value, b"\r"].concat() == line;
-        if framing && !written(b":") && !written(b": ") {
-            return Err(ApiError::bad_request("Content-Length and Transfer-Encoding must not be padded."));
-        }
-    }
-    Ok(())
 }
 
 /// The path of a target in origin form (`/x?y`), absolute form (`http://host/x?y`) or, for OPTIONS, `*`.

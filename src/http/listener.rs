@@ -1,4 +1,4 @@
-//! Sockets that accept, and how a server ends.
+//! Sockets that accept.
 //!
 //! Accepting never ends because of an error, and never waits for a client: who is above the limit is answered at once.
 
@@ -10,10 +10,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt};
@@ -21,10 +19,9 @@ use rustix::process::{Resource, getrlimit};
 
 use super::connection::{Connection, wait};
 use super::respond::refusal;
-use super::watcher::{Shared, signal};
+use super::watcher::{Server, Shared};
 use super::{Limits, Service};
 use crate::api::error::ApiError;
-use crate::deadline::CancelCause;
 use crate::threads;
 
 /// Connections that the system keeps for us until they are accepted.
@@ -40,15 +37,6 @@ pub struct Listener {
     address: SocketAddr,
     unix: Option<UnixFile>,
     limits: Limits,
-}
-
-/// A running server. Dropping it closes everything.
-pub struct Server {
-    shared: Arc<Shared>,
-    address: SocketAddr,
-    ended: Receiver<()>,
-    accepting: Option<JoinHandle<()>>,
-    watching: Option<JoinHandle<()>>,
 }
 
 impl Listener {
@@ -78,12 +66,10 @@ impl Listener {
     /// # Errors
     /// The system has no thread or descriptor to give.
     pub fn start(self, service: Arc<dyn Service>) -> io::Result<Server> {
-        let (shared, ended) = Shared::new(self.limits.clone())?;
-        let (address, watching) = (self.address, Arc::clone(&shared));
-        let watching = threads::spawn("http-watch", move || watching.watch())?;
-        let accepting = Arc::clone(&shared);
-        let accepting = threads::spawn("http-accept", move || self.accept(&accepting, &service))?;
-        Ok(Server { shared, address, ended, accepting: Some(accepting), watching: Some(watching) })
+        let mut server = Server::new(self.address, self.limits.clone())?;
+        let shared = Arc::clone(&server.shared);
+        server.accepting = Some(threads::spawn("http-accept", move || self.accept(&shared, &service))?);
+        Ok(server)
     }
 
     fn accept(self, shared: &Arc<Shared>, service: &Arc<dyn Service>) {
@@ -136,58 +122,6 @@ fn serve(socket: Arc<OwnedFd>, shared: &Arc<Shared>, service: &Arc<dyn Service>)
         if !refused {
             refuse("The system has no thread for this connection.".to_owned());
         }
-    }
-}
-
-impl Server {
-    /// The address that is served, with the port that the system has chosen.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Connections that are open now.
-    pub fn connections(&self) -> usize {
-        self.shared.state().admitted()
-    }
-
-    /// Stops accepting and closes connections without a request. Running requests go on; their answers say
-    /// `Connection: close`. A request whose head is complete only now gets a 503.
-    pub fn drain(&mut self) {
-        self.shared.begin_draining();
-        join(&mut self.accepting);
-    }
-
-    /// Disconnected once no connection is left after [`Server::drain`].
-    pub fn ended(&self) -> &Receiver<()> {
-        &self.ended
-    }
-
-    /// Tells running requests that watch their clients, and later ones on the connections that are open, to stop.
-    pub fn cancel_all(&self, cause: CancelCause) {
-        self.shared.cancel_all(cause);
-    }
-
-    /// Ends everything: cuts off the connections that are left, waits up to a second for their threads and stops
-    /// watching. Gives how many of them do not react.
-    pub fn close(&mut self) -> usize {
-        self.drain();
-        self.shared.cut_off();
-        let _ = self.ended.recv_timeout(Duration::from_secs(1));
-        signal(&self.shared.stop);
-        join(&mut self.watching);
-        self.connections()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.close();
-    }
-}
-
-fn join(thread: &mut Option<JoinHandle<()>>) {
-    if thread.take().is_some_and(|thread| thread.join().is_err()) {
-        log::error!("a thread of the HTTP server has panicked");
     }
 }
 

@@ -38,8 +38,9 @@ mod watcher;
 pub use body::Body;
 pub use exchange::Exchange;
 pub use head::{Head, MAX_HEAD_BYTES, MAX_HEADERS};
-pub use listener::{Listener, Server};
+pub use listener::Listener;
 pub use respond::{Header, Response};
+pub use watcher::Server;
 
 /// What clients may take. The durations are absolute limits of a phase, not of a single read.
 #[derive(Clone, Debug)]

@@ -78,7 +78,7 @@ impl App {
             out: Vec::new(),
         };
         let thread = running.start_next(&wait).map_err(api)?;
-        log::debug!("request={} thread={thread}", running.exchange.request_id());
+        log::debug!("request={} thread={thread}", running.exchange.request_id);
         running.record.thread = Some(thread);
         let result = running.run(owner).or_else(|error| running.fail(&error));
         running.record.tokens = Some(running.encoder.spent());

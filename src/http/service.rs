@@ -54,7 +54,7 @@ impl Service for App {
         let mut record = Record::default();
         let answered = match self.dispatch(exchange, &mut record) {
             Ok(response) => response.map_or(Ok(()), |response| exchange.respond(response)),
-            Err(error) if exchange.status().is_some() || error.code == Some("client_gone") => {
+            Err(error) if exchange.status.is_some() || error.code == Some("client_gone") => {
                 Err(std::io::Error::other(error.message))
             }
             Err(error) => {
@@ -192,12 +192,12 @@ impl App {
     /// Counts a request and writes its line of the log. Health checks come often and say nothing, so they are left to
     /// `debug`.
     fn note(&self, exchange: &Exchange<'_>, record: &Record) {
-        let (head, took) = (exchange.head(), exchange.started().elapsed());
+        let (head, took) = (exchange.head(), exchange.started.elapsed());
         let route = Route::of(&head.path);
-        let first = record.first.map(|first| first.duration_since(exchange.started()));
+        let first = record.first.map(|first| first.duration_since(exchange.started));
         let usage = record.tokens.map(|spent| spent.usage).unwrap_or_default();
         let name = route.as_ref().map_or("none", |route| route.facts().0);
-        self.metrics.count(name, exchange.status().unwrap_or(0), took, first, usage);
+        self.metrics.count(name, exchange.status.unwrap_or(0), took, first, usage);
         // What a client may choose the length of.
         let short = |text: &str| text.chars().take(100).collect::<String>();
         let none = || "-".to_owned();
@@ -208,10 +208,10 @@ impl App {
         log::log!(
             if route.is_some_and(|route| !route.needs_key()) { log::Level::Debug } else { log::Level::Info },
             "request={} {} {} status={} model={} thread={} first_ms={} ms={} tokens={tokens} end={}",
-            exchange.request_id(),
+            exchange.request_id,
             head.method,
             short(&head.path),
-            exchange.status().map_or_else(none, |status| status.to_string()),
+            exchange.status.map_or_else(none, |status| status.to_string()),
             record.model.as_deref().map_or_else(none, short),
             record.thread.as_deref().unwrap_or("-"),
             first.map_or_else(none, |first| first.as_millis().to_string()),

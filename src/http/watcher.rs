@@ -1,12 +1,16 @@
-//! The table of open connections, and the thread that looks at their sockets while nobody reads them.
+//! A running server: the table of open connections, the thread that looks at their sockets while nobody reads them, and
+//! how all of it ends.
 //!
 //! A client has left when its side of the connection is closed (`RDHUP`); bytes that it sends ahead are not looked at.
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -16,6 +20,7 @@ use rustix::net::Shutdown;
 
 use super::Limits;
 use crate::deadline::{Cancel, CancelCause};
+use crate::threads;
 
 /// Connections above the limit that are let to read their refusal at once.
 const MAX_REFUSED: usize = 64;
@@ -30,12 +35,12 @@ pub(super) struct Shared {
     /// Readable from the begin of draining on, and never read.
     pub(super) drain: OwnedFd,
     /// Readable when [`Shared::watch`] is to end.
-    pub(super) stop: OwnedFd,
+    stop: OwnedFd,
     epoll: OwnedFd,
     state: Mutex<State>,
 }
 
-pub(super) struct State {
+struct State {
     open: HashMap<u64, Place>,
     last: u64,
     draining: bool,
@@ -55,8 +60,7 @@ pub(super) struct Place {
 }
 
 impl State {
-    /// How many connections are open, without those that were refused.
-    pub(super) fn admitted(&self) -> usize {
+    fn admitted(&self) -> usize {
         self.open.values().filter(|place| !place.refused).count()
     }
 
@@ -68,24 +72,7 @@ impl State {
 }
 
 impl Shared {
-    /// No connection yet. The receiver is disconnected when draining has begun and no connection is left.
-    pub(super) fn new(limits: Limits) -> io::Result<(Arc<Self>, Receiver<()>)> {
-        let (sender, ended) = bounded(0);
-        let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let state = State { open: HashMap::new(), last: STOP, draining: false, ended: Some(sender) };
-        let shared = Self {
-            limits,
-            bodies: Arc::default(),
-            drain: event()?,
-            stop: event()?,
-            epoll: epoll::create(CreateFlags::CLOEXEC)?,
-            state: Mutex::new(state),
-        };
-        epoll::add(&shared.epoll, &shared.stop, EventData::new_u64(STOP), EventFlags::IN)?;
-        Ok((Arc::new(shared), ended))
-    }
-
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -119,25 +106,6 @@ impl Shared {
         self.state().draining
     }
 
-    pub(super) fn begin_draining(&self) {
-        let mut state = self.state();
-        state.draining = true;
-        state.note_end();
-        signal(&self.drain);
-    }
-
-    /// Tells the requests of all connections to stop.
-    pub(super) fn cancel_all(&self, cause: CancelCause) {
-        self.state().open.values().for_each(|place| place.cancel.cancel(cause));
-    }
-
-    /// Ends all connections, wherever their threads are.
-    pub(super) fn cut_off(&self) {
-        for place in self.state().open.values() {
-            let _ = rustix::net::shutdown(&place.socket, Shutdown::Both);
-        }
-    }
-
     /// The thread: tells requests that their client has left, until it is stopped.
     pub(super) fn watch(&self) {
         let mut events = Vec::with_capacity(64);
@@ -162,8 +130,94 @@ impl Shared {
     }
 }
 
+/// A running server. Dropping it closes everything.
+pub struct Server {
+    pub(super) shared: Arc<Shared>,
+    pub(super) accepting: Option<JoinHandle<()>>,
+    watching: Option<JoinHandle<()>>,
+    address: SocketAddr,
+    ended: Receiver<()>,
+}
+
+impl Server {
+    /// A server without a connection that does not accept any yet.
+    pub(super) fn new(address: SocketAddr, limits: Limits) -> io::Result<Self> {
+        let (sender, ended) = bounded(0);
+        let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let state = State { open: HashMap::new(), last: STOP, draining: false, ended: Some(sender) };
+        let shared = Arc::new(Shared {
+            limits,
+            bodies: Arc::default(),
+            drain: event()?,
+            stop: event()?,
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            state: Mutex::new(state),
+        });
+        epoll::add(&shared.epoll, &shared.stop, EventData::new_u64(STOP), EventFlags::IN)?;
+        let watched = Arc::clone(&shared);
+        let watching = Some(threads::spawn("http-watch", move || watched.watch())?);
+        Ok(Self { shared, accepting: None, watching, address, ended })
+    }
+
+    /// The address that is served, with the port that the system has chosen.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Connections that are open now, without those that were refused.
+    pub fn connections(&self) -> usize {
+        self.shared.state().admitted()
+    }
+
+    /// Stops accepting and closes connections without a request. Running requests go on; their answers say
+    /// `Connection: close`. A request whose head is complete only now gets a 503.
+    pub fn drain(&mut self) {
+        let mut state = self.shared.state();
+        state.draining = true;
+        state.note_end();
+        drop(state);
+        signal(&self.shared.drain);
+        join(&mut self.accepting);
+    }
+
+    /// Disconnected once no connection is left after [`Server::drain`].
+    pub fn ended(&self) -> &Receiver<()> {
+        &self.ended
+    }
+
+    /// Tells running requests that watch their clients, and later ones on the connections that are open, to stop.
+    pub fn cancel_all(&self, cause: CancelCause) {
+        self.shared.state().open.values().for_each(|place| place.cancel.cancel(cause));
+    }
+
+    /// Ends everything: cuts off the connections that are left, waits up to a second for their threads and stops
+    /// watching. Gives how many of them do not react.
+    pub fn close(&mut self) -> usize {
+        self.drain();
+        for place in self.shared.state().open.values() {
+            let _ = rustix::net::shutdown(&place.socket, Shutdown::Both);
+        }
+        let _ = self.ended.recv_timeout(Duration::from_secs(1));
+        signal(&self.shared.stop);
+        join(&mut self.watching);
+        self.connections()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn join(thread: &mut Option<JoinHandle<()>>) {
+    if thread.take().is_some_and(|thread| thread.join().is_err()) {
+        log::error!("a thread of the HTTP server has panicked");
+    }
+}
+
 /// Makes `event` readable for ever.
-pub(super) fn signal(event: &OwnedFd) {
+fn signal(event: &OwnedFd) {
     // The counter never overflows.
     let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
 }
