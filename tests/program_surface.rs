@@ -211,6 +211,7 @@ fn each_request_is_one_line_of_the_log_with_all_that_was_promised() {
     request(&proxy, "GET /v1/models", &id("models"), "");
     request(&proxy, "GET /nothing", &id("nothing"), "");
     request(&proxy, "PUT /v1/models", &id("verb"), "");
+    request(&proxy, &format!("{} /v1/models", "V".repeat(8000)), &id("long-verb"), "");
     let mut left = Connection::open(proxy.address);
     let body = ask("[[say a]] [[hang]]", false).to_string();
     left.send(format!(
@@ -267,6 +268,7 @@ fn each_request_is_one_line_of_the_log_with_all_that_was_promised() {
     has("models", &["GET /v1/models", " status=200 "]);
     has("nothing", &[" status=404 "]);
     has("verb", &[" status=405 "]);
+    has("long-verb", &[" status=405 "]);
     has("left", &["client gone"]);
 }
 

@@ -209,7 +209,7 @@ impl App {
             if route.is_some_and(|route| !route.needs_key()) { log::Level::Debug } else { log::Level::Info },
             "request={} {} {} status={} model={} thread={} first_ms={} ms={} tokens={tokens} end={}",
             exchange.request_id,
-            head.method,
+            short(head.method.as_str()),
             short(&head.path),
             exchange.status.map_or_else(none, |status| status.to_string()),
             record.model.as_deref().map_or_else(none, short),
