@@ -121,6 +121,25 @@ fn streamed(answer: &Response, said: &str) {
     assert!(said.starts_with(&text) && (finished == 0 || said == text || text.is_empty()), "{said:?}: {text:?}");
 }
 
+/// The same of `/v1/responses`: one event ends it, and their numbers have no gap.
+#[track_caller]
+fn responded(answer: &Response, said: &str) {
+    if answer.status != 200 {
+        return is_a_failure(answer.status, &answer.json()["error"]);
+    }
+    let shown = answer.text();
+    let data = shown.lines().filter_map(|line| line.strip_prefix("data: {"));
+    let events: Vec<Value> = data.map(|line| serde_json::from_str(&format!("{{{line}")).unwrap()).collect();
+    assert!(events.iter().enumerate().all(|(n, event)| event["sequence_number"] == n), "{shown}");
+    let ends = ["response.completed", "response.incomplete", "response.failed"];
+    let ends: Vec<&Value> = events.iter().filter(|event| ends.iter().any(|end| event["type"] == *end)).collect();
+    assert_eq!(ends.len(), 1, "{shown}");
+    if ends[0]["type"] == "response.completed" {
+        let message = ends[0]["response"]["output"].as_array().unwrap().last().unwrap();
+        assert_eq!(message["content"][0]["text"], said, "{shown}");
+    }
+}
+
 /// Asks until the time is over; returns how often.
 fn client(address: SocketAddr, number: u64, mut choices: Choices, over: &AtomicBool, good: &AtomicUsize) -> usize {
     let mut count = 0;
@@ -135,7 +154,7 @@ fn client(address: SocketAddr, number: u64, mut choices: Choices, over: &AtomicB
         };
         let prompt = format!("[[say {said}]] {trouble}");
         let mut connection = Connection::open(address);
-        match choices.below(8) {
+        match choices.below(9) {
             // Some leave, at any time, and codex may not mind.
             0 | 1 => {
                 let trouble = match choices.below(60) {
@@ -162,6 +181,10 @@ fn client(address: SocketAddr, number: u64, mut choices: Choices, over: &AtomicB
             5 => {
                 connection.post("/v1/chat/completions", &ask(&prompt, false));
                 check(&mut connection, |answer| whole(answer, &said), good);
+            }
+            6 => {
+                connection.post("/v1/responses", &json!({ "model": "codex-5", "input": prompt, "stream": true }));
+                check(&mut connection, |answer| responded(answer, &said), good);
             }
             _ => {
                 connection.post("/v1/chat/completions", &ask(&prompt, true));
