@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::supervisor::Supervisor;
+use crate::config::table::BODIES_BYTES;
 use crate::config::{Config, Notice};
 use crate::deadline::CancelCause;
 use crate::exit::Exit;
@@ -12,8 +13,6 @@ use crate::http::service::App;
 use crate::http::{Limits, Listener};
 use crate::{logs, shutdown};
 
-/// Bytes that all bodies hold together.
-const BODIES_TOTAL: usize = 64 << 20;
 /// How long requests that were cut off may take to say so.
 const FAREWELL: Duration = Duration::from_secs(3);
 /// How long the app-servers may take to end: EOF, TERM and KILL with a second each, and a little.
@@ -71,7 +70,7 @@ fn limits(config: &Config) -> Limits {
     Limits {
         max_connections: config.max_connections,
         max_body_bytes: config.max_body_bytes,
-        bodies_total_bytes: BODIES_TOTAL,
+        bodies_total_bytes: BODIES_BYTES,
         head: config.head_timeout,
         body: config.body_timeout,
         write: config.write_timeout,

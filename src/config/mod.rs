@@ -19,7 +19,7 @@ mod values;
 pub use home::CodexHome;
 pub use table::{Config, SETTINGS, names};
 pub use values::{
-    Choice, Env, KeepaliveForm, LogFormat, Notice, Profile, PromptMode, ProtocolChoice, Sandbox, Secret, Setting, shown,
+    Env, KeepaliveForm, LogFormat, Notice, Profile, PromptMode, ProtocolChoice, Sandbox, Secret, Setting, shown,
 };
 
 pub(crate) use values::escaped;
@@ -142,7 +142,7 @@ fn keepalive_form(read: &mut Reader<'_>, name: &'static str) -> KeepaliveForm {
     let never = read.text(names::SSE_KEEPALIVE_MS).parse() == Ok(0);
     match read.given(name).and_then(truth) {
         Some(false) => KeepaliveForm::Off,
-        _ => Some(read.choice(name)).filter(|_| !never).unwrap_or(KeepaliveForm::Off),
+        _ => Some(read.choice(name, KeepaliveForm::ALL)).filter(|_| !never).unwrap_or(KeepaliveForm::Off),
     }
 }
 

@@ -12,7 +12,7 @@ use super::home::CodexHome;
 use super::values::{KeepaliveForm, LogFormat, Profile, PromptMode, ProtocolChoice, Reader, Sandbox, Secret, Setting};
 
 /// Bodies being read hold this many bytes together at most, so that no single one may be larger.
-const BODIES_BYTES: u64 = 64 * 1024 * 1024;
+pub const BODIES_BYTES: usize = 64 << 20;
 
 macro_rules! settings {
     ($($constant:ident $name:literal $default:literal $help:literal $(=> $field:ident: $type:ty = $read:expr)?;)*) => {
@@ -65,19 +65,19 @@ settings! {
     OPENAI_API_KEY "OPENAI_API_KEY" "" "used when CODEX_HOME holds neither credentials nor a provider; never written to disk"
         => openai_api_key: Option<Secret> = |r, name| r.given(name).map(Secret::new);
     AGENT_PROFILE "PROXY_AGENT_PROFILE" "lean" "lean: the model gets the client's words only; codex: codex as it comes, instructions and all"
-        => profile: Profile = Reader::choice;
+        => profile: Profile = |r, name| r.choice(name, Profile::ALL);
     BASE_INSTRUCTIONS "PROXY_BASE_INSTRUCTIONS" "You are a helpful assistant." "the base instructions of the lean profile"
         => base_instructions: String = |r, name| r.text(name).to_owned();
     PROMPT_MODE "PROXY_PROMPT_MODE" "auto" "native: every message an item of its own; joined: one text; auto: native where this codex can"
-        => prompt_mode: PromptMode = Reader::choice;
+        => prompt_mode: PromptMode = |r, name| r.choice(name, PromptMode::ALL);
     PROTOCOL "PROXY_APP_SERVER_PROTOCOL" "auto" "the app-server's protocol: auto, v1 or v2"
-        => protocol: ProtocolChoice = Reader::choice;
+        => protocol: ProtocolChoice = |r, name| r.choice(name, ProtocolChoice::ALL);
     MODEL_ALIASES "PROXY_MODEL_ALIASES" "" "further names of models: name=id,name=id; *=id catches every other name"
         => model_aliases: Aliases = super::aliases;
     REASONING "PROXY_REASONING" "on" "off hides summaries of reasoning"
         => reasoning: bool = Reader::flag;
     SANDBOX_MODE "PROXY_SANDBOX_MODE" "read-only" "codex's sandbox: read-only, workspace-write or danger-full-access"
-        => sandbox: Sandbox = Reader::choice;
+        => sandbox: Sandbox = |r, name| r.choice(name, Sandbox::ALL);
     SSE_MAX_CONCURRENCY "PROXY_SSE_MAX_CONCURRENCY" "4" "turns at once, streaming and not; 0: no limit"
         => max_turns: usize = |r, name| r.number(name, 0..=65_536);
     QUEUE "PROXY_QUEUE_MS" "10000" "longest wait for a turn to become free and for an app-server that is coming back, together"
@@ -95,7 +95,7 @@ settings! {
     MAX_CONNECTIONS "PROXY_MAX_CONNECTIONS" "512" "connections at once; more are answered 503"
         => max_connections: usize = |r, name| r.number(name, 1..=65_536);
     MAX_BODY_BYTES "PROXY_MAX_BODY_BYTES" "16777216" "largest request body; larger ones are answered 413"
-        => max_body_bytes: usize = |r, name| r.number(name, 1..=BODIES_BYTES);
+        => max_body_bytes: usize = |r, name| r.number(name, 1..=BODIES_BYTES as u64);
     HEAD_TIMEOUT "PROXY_HEAD_TIMEOUT_MS" "10000" "longest time for the head of a request"
         => head_timeout: Duration = |r, name| r.millis(name, 1);
     BODY_TIMEOUT "PROXY_BODY_TIMEOUT_MS" "30000" "longest time for the body of a request"
@@ -121,7 +121,7 @@ settings! {
     DEBUG_APP_SERVER "PROXY_DEBUG_APP_SERVER" "off" "log names, ids and sizes of the app-server's messages; whole messages only with RUST_LOG=trace"
         => debug_app_server: bool = Reader::flag;
     LOG_FORMAT "PROXY_LOG_FORMAT" "text" "text, or json: one object per line"
-        => log_format: LogFormat = Reader::choice;
+        => log_format: LogFormat = |r, name| r.choice(name, LogFormat::ALL);
     RUST_LOG "RUST_LOG" "info" "what is logged: error, warn, info, debug, trace, off, or target=level,target=level"
         => log_filter: String = super::log_filter;
 }

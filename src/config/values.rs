@@ -60,12 +60,7 @@ impl fmt::Display for Notice {
     }
 }
 
-/// A setting with a few named values, the default first.
-pub trait Choice: Copy + Default + 'static {
-    /// The values with the names that people write.
-    const ALL: &'static [(&'static str, Self)];
-}
-
+// Settings with a few named values, the default first.
 macro_rules! choices {
     ($($(#[$doc:meta])* $name:ident { $first:ident = $first_text:literal $(, $more:ident = $more_text:literal)* })*) => {$(
         $(#[$doc])*
@@ -77,12 +72,11 @@ macro_rules! choices {
             $(, #[doc = concat!("`", $more_text, "`")] $more)*
         }
 
-        impl Choice for $name {
-            const ALL: &'static [(&'static str, Self)] =
-                &[($first_text, Self::$first) $(, ($more_text, Self::$more))*];
-        }
-
         impl $name {
+            /// The values with the names that people write.
+            pub(super) const ALL: &'static [(&'static str, Self)] =
+                &[($first_text, Self::$first) $(, ($more_text, Self::$more))*];
+
             /// The name that people, and codex where it has the word, write.
             pub fn as_str(self) -> &'static str {
                 match self { Self::$first => $first_text $(, Self::$more => $more_text)* }
@@ -171,11 +165,10 @@ impl<'a> Reader<'a> {
         self.parsed(name, "1, true, yes or on, or 0, false, no or off", truth)
     }
 
-    pub(super) fn choice<T: Choice>(&mut self, name: &'static str) -> T {
-        let wanted = T::ALL.iter().map(|(text, _)| *text).collect::<Vec<_>>().join(" or ");
-        self.parsed(name, &wanted, |text| {
-            T::ALL.iter().find(|(known, _)| known.eq_ignore_ascii_case(text)).map(|(_, value)| *value)
-        })
+    pub(super) fn choice<T: Copy + Default>(&mut self, name: &str, all: &[(&str, T)]) -> T {
+        let wanted = all.iter().map(|(text, _)| *text).collect::<Vec<_>>().join(" or ");
+        let parse = |text: &str| all.iter().find(|(known, _)| known.eq_ignore_ascii_case(text));
+        self.parsed(name, &wanted, |text| parse(text).map(|(_, value)| *value))
     }
 }
 
