@@ -153,7 +153,6 @@ fn a_request_that_reached_no_model_moves_on_to_the_next_codex_and_one_that_may_h
         (old, "addConversationListener", 200),
         (old, "sendUserMessage", 503),
         (old, "removeConversationListener", 200),
-        (old, "archiveConversation", 200),
     ] {
         let proxy = Proxy::version(version).faults(&format!("die={method}")).start();
         proxy.home.write("faults", "");
@@ -167,7 +166,7 @@ fn a_request_that_reached_no_model_moves_on_to_the_next_codex_and_one_that_may_h
 #[test]
 fn whenever_codex_dies_a_request_has_an_end_and_the_next_is_served() {
     // From the first line that it reads to the last of a turn, those of the start among them.
-    let points = PROTOCOLS.iter().zip([8, 9]);
+    let points = PROTOCOLS.iter().zip([8, 8]);
     for (version, lines) in points.flat_map(|(version, last)| (1..=last).map(move |lines| (version, lines))) {
         let proxy = Proxy::version(version).faults(&format!("exit-after={lines}")).listening();
         let mut waiting = proxy.begin("waiting", false);

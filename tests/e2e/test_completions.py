@@ -7,7 +7,7 @@ import openai
 
 import harness
 from harness import ask, conversation, eventually
-from versions import LISTED, NEWEST, told
+from versions import LISTED, NEWEST, needs, told
 
 
 def setUpModule():
@@ -49,7 +49,7 @@ class Turn(unittest.TestCase):
     def both(self, **body):
         results = [answer(body)[0] for answer in (whole, streamed)]
         self.assertEqual(results[0], results[1])
-        said = [("user", body["messages"][0]["content"])]
+        said = told([("user", body["messages"][0]["content"])])
         self.assertEqual([conversation(turn) for turn in model.turns()[-2 * len(results[0]):]], [said] * 2 * len(results[0]))
         return results[0]
 
@@ -162,6 +162,9 @@ class Text(Turn):
         self.assertEqual(self.both("[[say answer]]", echo=True)[0], [(0, "[[say answer]]answer", "stop")])
         self.assertEqual(self.both("[[words 9]]", stop=["w1"])[0], [(0, "w0 ", "stop")])
         self.assertEqual(self.both("[[words 9]]", max_tokens=1)[0], [(0, "w0 w", "length")])
+
+    @needs("cuts")
+    def test_a_cut_answer(self):
         self.assertEqual(self.both("[[words 9]] [[incomplete]]")[0][0][2], "length")
 
     def test_what_cannot_be_served(self):

@@ -93,6 +93,7 @@ class Create(Turn):
         self.assertEqual("\n\n".join(part.text for part in answer.output[0].summary), "First.\n\nSecond.")
         self.assertEqual({key: model.turns()[-1]["reasoning"][key] for key in ("effort", "summary")}, {"effort": "high", "summary": "detailed"})
 
+    @needs("seals")
     def test_sealed_reasoning(self):
         prompt, more = "[[reason First.]] [[reason Second.]] [[sealed S1]] [[say hi]]", {"include": ["reasoning.encrypted_content"]}
         answer = self.create(prompt, **more)
@@ -141,6 +142,7 @@ class Create(Turn):
                 self.assertEqual([tool["name"] for tool in offered(model.turns()[-1])], names)
                 self.assertEqual(self.seen(), told([("user", "hi")] + ([("developer", line)] if line else [])))
 
+    @needs("cuts")
     def test_cut_short(self):
         for more, prompt, reason in (({"max_output_tokens": 16}, "[[words 60]]", "max_output_tokens"),
                                      ({}, "one two [[incomplete max_output_tokens]]", "max_output_tokens"),

@@ -71,7 +71,7 @@ class Turn(unittest.TestCase):
         return (model.turns()[-1].get("text") or {}).get("format")
 
 
-@needs("schema")
+@needs("schemas")
 class Schemas(Turn):
     prompt = f"[[say {ANIMAL}]]"
 

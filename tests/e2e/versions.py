@@ -5,6 +5,8 @@ import json
 import os
 import sys
 
+import openai
+
 VERSION = os.environ.get("E2E_CODEX_VERSION", "0.169.0")
 NUMBER = tuple(int(part) for part in VERSION.split("."))
 NEWEST = VERSION == "0.169.0"
@@ -24,11 +26,11 @@ PROTOCOL = "v2" if since(66) else "v1"
 # The conversation reaches the model item by item; before 0.142 only one that ends with the user does.
 NATIVE, NATIVE_EVER = since(121), since(142)
 # A model that this codex lists (0.44 lists none) and gives tools of its own when nobody prevents it.
-LISTED = by_version(v44="gpt-5-codex", v66="gpt-5.1", v77="gpt-5.2", v121="gpt-5.4", v125="gpt-5.5", v146="gpt-5.6-sol", v169="gpt-6-sol")
+LISTED = by_version(v44="gpt-5", v66="gpt-5.1", v77="gpt-5.2", v121="gpt-5.4", v125="gpt-5.5", v146="gpt-5.6-sol", v169="gpt-6-sol")
 # What is left of codex's own tools for that model.
 MCP = ["list_mcp_resources", "list_mcp_resource_templates", "read_mcp_resource", "update_plan", "apply_patch"]
 OWN_TOOLS = by_version(
-    v44=["shell"], v50=["shell", *MCP], v66=MCP, v80=[*MCP, "view_image"], v104=["update_plan", "apply_patch", "view_image"],
+    v44=["shell"], v50=["shell", *MCP[:-1]], v66=MCP, v80=[*MCP, "view_image"], v104=["update_plan", "apply_patch", "view_image"],
     v107=["update_plan", "request_user_input", "apply_patch", "view_image"], v125=["update_plan", "request_user_input"],
     v142=["update_plan"], v146=[],
 )
@@ -36,14 +38,16 @@ OWN_TOOLS = by_version(
 OWN_TEXTS = by_version(v44=["<environment_context>"], v66=[], v81=["<permissions instructions>", "<environment_context>"], v121=[])
 # Codex tells no usage of a response before its calls were answered.
 UNCOUNTED = since(131) and not since(146)
-# What is asked of codex, since which version, and a request that shows that it is not there.
+# What not every codex has: since which version, a request that is refused without it, and how /readyz tells of its lack.
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "properties": {}, "additionalProperties": False}}}
 NEEDS = {
-    "tools": (92, {"tools": [{"type": "function", "function": {"name": "add"}}]}),
-    "schema": (80, {"response_format": SCHEMA}),
+    "tools": (92, {"tools": [{"type": "function", "function": {"name": "add"}}]}, "takes no tools"),
+    "schemas": (80, {"response_format": SCHEMA}, "takes no JSON schema"),
+    "seals": (80, None, "reasoning of earlier turns is lost"),
+    "cuts": (104, None, "does not tell that an answer was cut"),
 }
-# What was shown to be missing as documented, by the test that would need it.
-DEGRADED = {}
+# What was shown to be missing as documented, by the test that would need it, and figures for the table of versions.
+DEGRADED, MEASURED = {}, {}
 
 
 def is_native(items):
@@ -73,29 +77,34 @@ def told(items):
     return [("user", "\n".join(lines), *images)]
 
 
-def refused(test, need):
-    """Checks that what this codex lacks is a clear 400 and named by /readyz."""
-    minor, more = NEEDS[need]
-    proxy = sys.modules[type(test).__module__].proxy
-    status, _, text = proxy.post({"model": LISTED, "messages": [{"role": "user", "content": "x"}], **more})
-    error = json.loads(text)["error"]
-    test.assertEqual((status, error["code"]), (400, "unsupported_parameter"), text)
-    test.assertIn(f"0.{minor}.0 or newer", error["message"])
-    degraded = json.loads(proxy.get("/readyz")[1])["codex"]["degraded"]
-    test.assertTrue(any(need in line for line in degraded), degraded)
+def has(need):
+    return since(NEEDS[need][0])
+
+
+def lacking(test, need):
+    """Checks that what this codex lacks is named by /readyz, and a clear 400 where it changes what an answer means."""
+    minor, more, words = NEEDS[need]
+    module = sys.modules[type(test).__module__]
+    degraded = json.loads(module.proxy.get("/readyz")[1])["codex"]["degraded"]
+    test.assertTrue(any(words in line for line in degraded), degraded)
+    if more:
+        with test.assertRaises(openai.BadRequestError) as raised:
+            module.client.chat.completions.create(model=LISTED, messages=[{"role": "user", "content": "x"}], **more)
+        test.assertEqual(raised.exception.code, "unsupported_parameter")
+        test.assertIn(f"0.{minor}.0 or newer", str(raised.exception))
 
 
 def needs(need):
     """For a test of what not every codex has: where it is missing, that is shown to be as documented."""
     def change(function):
-        if since(NEEDS[need][0]):
+        if has(need):
             return function
 
         @functools.wraps(function)
-        def lacking(self, *_):
+        def shown(self):
             DEGRADED[self.id()] = need
-            refused(self, need)
-        return lacking
+            lacking(self, need)
+        return shown
 
     def decorate(what):
         if not isinstance(what, type):

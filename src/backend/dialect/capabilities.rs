@@ -211,7 +211,7 @@ const HARNESS: &[(Version, &str)] = &[
     (Version(0, 66, 0), "tools for plans, patches and MCP (about 3,700 bytes)"),
     (
         Version(0, 50, 0),
-        "a shell that reads this machine's files, tools for plans, patches and MCP, and words about its sandbox (about 4,600 bytes)",
+        "a shell that reads this machine's files, tools for plans and MCP, and words about its sandbox (about 3,800 bytes)",
     ),
     (OLDEST, "a shell that reads this machine's files, and words about its sandbox (about 1,200 bytes)"),
 ];

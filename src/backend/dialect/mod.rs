@@ -1,13 +1,9 @@
 //! The protocols of codex's app-server behind one closed enum, with one match for each operation.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::connection::{CallError, Connection, Patience};
-use crate::deadline::Deadline;
 use crate::turn::{TurnError, TurnErrorKind, TurnRequest};
 use capabilities::{Capabilities, Feature};
 pub use decoder::Decoder;
@@ -25,9 +21,6 @@ pub mod tool_names;
 mod tool_schema;
 mod v1;
 mod v2;
-
-/// Longest wait for codex to let go of a conversation's file.
-const ARCHIVE: Duration = Duration::from_secs(1);
 
 /// The protocol that a generation speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,18 +77,14 @@ impl Thread {
         Self { id, subscription: None, rollout }
     }
 
-    /// Has codex close and move the conversation's file, and removes it, wherever it is then.
-    fn archive(&self, connection: &Connection, method: &str, params: Value) {
-        let done = connection.call(method, params, &Deadline::after("the wait for codex's archive", ARCHIVE));
-        if let Err(error) = done {
-            log::debug!("{method}: {error:?}");
-        }
-        let Some(rollout) = self.rollout.as_deref().map(Path::new) else { return };
-        let archived =
-            rollout.ancestors().find(|dir| dir.ends_with("sessions")).and_then(Path::parent).zip(rollout.file_name());
-        let archived: Option<PathBuf> = archived.map(|(home, name)| home.join("archived_sessions").join(name));
-        for file in [Some(rollout), archived.as_deref()].into_iter().flatten() {
-            let _ = std::fs::remove_file(file);
+    /// Takes it from the disk, where codex has written it there (before 0.92). It is not archived: that costs time, in 0.50
+    /// ten seconds in which codex answers nobody where its listener has not ended yet, which nothing tells. What codex keeps
+    /// in memory goes with the process, which is replaced when it has grown.
+    fn forget_file(&self) {
+        if let Some(rollout) = &self.rollout
+            && let Err(error) = std::fs::remove_file(rollout)
+        {
+            log::debug!("a conversation's file is not there: {error}");
         }
     }
 }
@@ -198,7 +187,7 @@ impl Dialect {
         }
     }
 
-    /// Lets codex forget a thread, and the disk too. Waits a moment where codex has written it there.
+    /// Lets codex forget a thread, and the disk too.
     pub fn release(self, connection: &Connection, session: &Session<'_>, thread: &Thread) {
         match self {
             Self::V1 => v1::release(connection, thread),

@@ -76,6 +76,7 @@ const ALWAYS: &[(&str, &str)] = &[
     ("thread_unload_delay_secs", "0"),
     ("features.plugins", "false"),
     ("features.remote_control", "false"),
+    ("features.remote_models", "false"),
     ("features.api_key_model_discovery", "false"),
     ("analytics.enabled", "false"),
     ("otel.exporter", "\"none\""),

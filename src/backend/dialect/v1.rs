@@ -84,13 +84,12 @@ pub(super) fn interrupt(connection: &Connection, thread: &Thread) {
     connection.post("interruptConversation", json!({"conversationId": thread.id}));
 }
 
-/// Lets codex forget the conversation, and takes it from the disk. With a listener, 0.50 takes ten seconds over it.
+/// Stops listening.
 pub(super) fn release(connection: &Connection, thread: &Thread) {
     if let Some(subscription) = &thread.subscription {
         connection.post("removeConversationListener", json!({"subscriptionId": subscription}));
     }
-    let rollout = thread.rollout.as_deref().unwrap_or_default();
-    thread.archive(connection, "archiveConversation", json!({"conversationId": thread.id, "rolloutPath": rollout}));
+    thread.forget_file();
 }
 
 #[derive(Deserialize)]

@@ -193,11 +193,10 @@ pub(super) fn interrupt(connection: &Connection, thread: &Thread, turn: &str) {
 
 /// Lets codex forget the thread (at once from 0.156 on), and takes it from the disk where it was written there.
 pub(super) fn release(connection: &Connection, session: &Session<'_>, thread: &Thread) {
-    if thread.rollout.is_some() {
-        thread.archive(connection, "thread/archive", json!({"threadId": thread.id}));
-    } else if session.capabilities.has(Feature::Unsubscribe) {
+    if session.capabilities.has(Feature::Unsubscribe) {
         connection.post("thread/unsubscribe", json!({"threadId": thread.id}));
     }
+    thread.forget_file();
 }
 
 #[derive(Deserialize)]
