@@ -10,7 +10,7 @@ import openai
 import harness
 from failing import APIS, Failing
 from harness import ask, events
-from versions import LISTED, PROTOCOL, needs
+from versions import LISTED, PROTOCOL, needs, since
 
 
 def setUpModule():
@@ -138,7 +138,8 @@ class Requests(unittest.TestCase):
             (ask("x", n=0), "n"),
             (ask("x", n=9), "n"),
             (ask("x", stream="yes"), "stream"),
-            (ask("x", reasoning_effort="enormous"), "reasoning_effort"),
+            # Where no model is listed, it is codex that refuses it.
+            (ask("x", reasoning_effort="enormous"), "reasoning_effort" if since(50) else None),
         ):
             with self.subTest(param):
                 status, _, text = proxy.post(body)
@@ -172,6 +173,9 @@ class Names(Failing):
         builtin = harness.Proxy(model, files=files)
         self.addCleanup(builtin.close)
         with builtin.client() as using:
+            if not since(50):
+                # Which models there are is not told: any name passes.
+                return self.assertEqual(using.chat.completions.create(**ask("hello", model="any")).choices[0].message.content, "hello")
             for error in self.fails("x", openai.NotFoundError, 404, "model_not_found", using, model="no-such-model"):
                 self.assertEqual(error.param, "model")
             answer = using.chat.completions.create(**ask("hello"))

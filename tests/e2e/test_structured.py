@@ -96,7 +96,7 @@ class Schemas(Turn):
     def test_responses_parse_and_stream(self):
         answer = client.responses.parse(model=LISTED, input=self.prompt, text_format=Animal)
         self.assertEqual(answer.output_parsed, WANTED)
-        self.assertEqual((self.asked()["type"], conversation(model.turns()[0])), ("json_schema", [("user", self.prompt)]))
+        self.assertEqual((self.asked()["type"], conversation(model.turns()[0])), ("json_schema", told([("user", self.prompt)])))
         with client.responses.stream(model=LISTED, input=self.prompt, text_format=Animal) as stream:
             list(stream)
             self.assertEqual(stream.get_final_response().output_parsed, WANTED)
