@@ -92,5 +92,5 @@ test("an aborted stream reaches the model within 500 ms", async () => {
 
 test("models", async () => {
   const names = (await client.models.list()).data.map((model) => model.id);
-  assert.ok(names.includes(process.env.MODEL_NAME));
+  assert.ok(names.includes(process.env.LISTED_NAME));
 });

@@ -5,7 +5,7 @@ import subprocess
 import unittest
 
 import harness
-from versions import LISTED, NATIVE_EVER
+from versions import LISTED, NATIVE_EVER, since
 
 HERE = harness.ROOT / "tests/e2e"
 
@@ -18,7 +18,7 @@ class Node(unittest.TestCase):
         self.addCleanup(proxy.close)
         second = harness.Proxy(model, {"PROXY_SSE_MAX_CONCURRENCY": "2"})
         self.addCleanup(second.close)
-        env = {**os.environ, "PROXY_URL": proxy.url, "MODEL_PORT": str(model.port), "MODEL_NAME": LISTED,
+        env = {**os.environ, "PROXY_URL": proxy.url, "MODEL_PORT": str(model.port), "MODEL_NAME": LISTED, "LISTED_NAME": LISTED if since(50) else "codex-5",
                "SECOND_URL": second.url, "SECOND_PID": str(second.process.pid)}
         # The others ask for native prompts, tools and schemas at once.
         files = sorted(HERE.glob("*.test.cjs")) if NATIVE_EVER else [HERE / "chat.test.cjs"]
