@@ -78,7 +78,7 @@ def run(file):
     suites = [unittest.defaultTestLoader.loadTestsFromModule(importlib.import_module(module)) for module in modules]
     tests = [test for suite in suites for test in each(suite) if any(shows(test.id(), names) for names in FEATURES.values())]
     ids = [test.id() for test in tests]
-    result = unittest.TextTestRunner(verbosity=2, resultclass=Result).run(unittest.TestSuite(tests))
+    result = unittest.TextTestRunner(resultclass=Result).run(unittest.TestSuite(tests))
     # A whole class or module that could not be set up fails whatever it would have shown.
     broken = [test_id for test_id in result.bad if test_id not in ids]
     found = {}

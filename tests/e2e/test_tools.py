@@ -289,6 +289,7 @@ class Names(Turn):
                 ("call", id, known[name] if NATIVE_EVER else name, text) for id, name, text in calls), *(("output", id, name) for id, name, _ in calls)]))
 
 
+@needs("tools")
 class Schemas(Turn):
     def test_what_codex_would_change_or_refuse(self):
         inner = {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#/$defs/N"}, {"type": "null"}]}}}
@@ -326,6 +327,7 @@ class Schemas(Turn):
             self.assertEqual(got["parameters"], {"type": "object", "properties": {}})
 
 
+@needs("tools")
 class Sizes(Turn):
     def test_128_tools_one_with_a_schema_of_128_kb(self):
         large = {"type": "object", "properties": {f"field_{n}": {"type": ["string", "null"], "enum": [f"{n}-{i}" for i in range(9)],
