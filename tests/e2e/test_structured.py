@@ -115,6 +115,7 @@ class Schemas(Turn):
             client.chat.completions.create(**ask("x"), response_format=form)
         self.assertTrue(raised.exception.param.startswith("response_format.json_schema.schema"), raised.exception.param)
 
+    @needs("cuts")
     def test_an_answer_that_was_cut_is_not_parsed(self):
         with self.assertRaises(openai.LengthFinishReasonError):
             client.chat.completions.parse(**ask(self.prompt + "[[incomplete]]"), response_format=Animal)

@@ -26,7 +26,7 @@ PROTOCOL = "v2" if since(66) else "v1"
 # The conversation reaches the model item by item; before 0.142 only one that ends with the user does.
 NATIVE, NATIVE_EVER = since(121), since(142)
 # A model that this codex lists (0.44 lists none) and gives tools of its own when nobody prevents it.
-LISTED = by_version(v44="gpt-5", v66="gpt-5.1", v77="gpt-5.2", v121="gpt-5.4", v125="gpt-5.5", v146="gpt-5.6-sol", v169="gpt-6-sol")
+LISTED = by_version(v44="gpt-5", v58="gpt-5.1", v77="gpt-5.2", v121="gpt-5.4", v125="gpt-5.5", v146="gpt-5.6-sol", v169="gpt-6-sol")
 # What is left of codex's own tools for that model.
 MCP = ["list_mcp_resources", "list_mcp_resource_templates", "read_mcp_resource", "update_plan", "apply_patch"]
 OWN_TOOLS = by_version(
@@ -60,8 +60,10 @@ def told(items):
     the client; item by item, codex knows `developer` only."""
     if is_native(items):
         items = [("developer", *item[1:]) if item[0] == "system" else item for item in items]
-        # Before 0.142 the detail of an image is lost.
-        return items if NATIVE_EVER else [tuple((part[0], None) if isinstance(part, tuple) else part for part in item) for item in items]
+        # Before 0.142 the last message goes in another way, in which the detail of an image is lost; at first all ways lost it.
+        lost = len(items) if not since(131) else 1 if not NATIVE_EVER else 0
+        kept = len(items) - lost
+        return items[:kept] + [tuple((part[0], None) if isinstance(part, tuple) else part for part in item) for item in items[kept:]]
     lines, images = [], []
     for kind, *rest in items:
         match kind:
