@@ -30,7 +30,7 @@ LISTED = by_version(v44="gpt-5", v58="gpt-5.1", v77="gpt-5.2", v121="gpt-5.4", v
 # What is left of codex's own tools for that model.
 MCP = ["list_mcp_resources", "list_mcp_resource_templates", "read_mcp_resource", "update_plan", "apply_patch"]
 OWN_TOOLS = by_version(
-    v44=["shell"], v50=["shell", *MCP[:-1]], v66=MCP, v80=[*MCP, "view_image"], v104=["update_plan", "apply_patch", "view_image"],
+    v44=["shell"], v50=["shell", *MCP[:-1]], v58=["shell", *MCP], v66=MCP, v80=[*MCP, "view_image"], v104=["update_plan", "apply_patch", "view_image"],
     v107=["update_plan", "request_user_input", "apply_patch", "view_image"], v125=["update_plan", "request_user_input"],
     v142=["update_plan"], v146=[],
 )
@@ -60,10 +60,10 @@ def told(items):
     the client; item by item, codex knows `developer` only."""
     if is_native(items):
         items = [("developer", *item[1:]) if item[0] == "system" else item for item in items]
-        # Before 0.142 the last message goes in another way, in which the detail of an image is lost; at first all ways lost it.
+        # Before 0.142 the last message goes in another way, in which images lose their detail; before 0.131 all lose it.
         lost = len(items) if not since(131) else 1 if not NATIVE_EVER else 0
-        kept = len(items) - lost
-        return items[:kept] + [tuple((part[0], None) if isinstance(part, tuple) else part for part in item) for item in items[kept:]]
+        kept, detail = len(items) - lost, by_version(v121=None, v131="high")
+        return items[:kept] + [tuple((part[0], detail) if isinstance(part, tuple) else part for part in item) for item in items[kept:]]
     lines, images = [], []
     for kind, *rest in items:
         match kind:
