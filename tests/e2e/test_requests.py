@@ -7,7 +7,8 @@ import openai
 
 import harness
 from harness import ask, conversation, offered
-from versions import DEGRADED, LISTED, MEASURED, NATIVE, NATIVE_EVER, OWN_TOOLS, by_version, has, since, told
+from test_structured import png
+from versions import DEGRADED, DETAIL, LISTED, MEASURED, NATIVE, NATIVE_EVER, OWN_TOOLS, by_version, has, since, told
 
 # Most bytes of anything that is not the client's, as the README tells them.
 LIMIT = by_version(v44=1300, v50=3900, v58=4800, v66=3500, v80=3900, v81=5200, v104=2700, v107=4100, v121=3800, v125=2200, v142=800, v146=100, v169=200)
@@ -70,6 +71,26 @@ class Sent(unittest.TestCase):
         if not NATIVE_EVER:
             DEGRADED[self.id()] = "joined"
             self.assertIn("as one text", proxy.get("/readyz")[1])
+
+    def test_one_text_by_setting(self):
+        other = harness.Proxy(model, {"PROXY_PROMPT_MODE": "joined"})
+        self.addCleanup(other.close)
+        self.assertEqual(json.loads(other.get("/readyz")[1])["codex"]["prompt"], "joined")
+        image = f"data:image/png;base64,{png(3, 2, 1)}"
+        call = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+        messages = [
+            {"role": "system", "content": "Be brief."}, {"role": "developer", "content": "A rule."},
+            {"role": "user", "content": [{"type": "text", "text": "one "}, {"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": "two"}]},
+            {"role": "assistant", "content": "I look.", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "call_1", "content": "2\n3"},
+            {"role": "user", "content": "Hi"},
+        ]
+        model.reset()
+        status, _, text = other.post({"model": LISTED, "messages": messages})
+        self.assertEqual(status, 200, text)
+        (body,) = model.turns()
+        lines = ("[system] Be brief.", "[developer] A rule.", "[user] one two", "[assistant] I look.", '[tool_call call_1] add {"a": 1}',
+                 "[tool call_1] 2\n3", "[user] Hi")
+        self.assertEqual(conversation(body), [("user", "\n".join(lines), (image, DETAIL))])
 
     def test_parts_of_a_message(self):
         parts = [{"type": "text", "text": "part one"}, {"type": "text", "text": "part two"}]

@@ -23,6 +23,8 @@ def by_version(**values):
 
 
 PROTOCOL = "v2" if since(66) else "v1"
+# What codex makes of the detail of an image that goes in without.
+DETAIL = by_version(v44=None, v131="high")
 # The conversation reaches the model item by item; before 0.142 only one that ends with the user does.
 NATIVE, NATIVE_EVER = since(121), since(142)
 # A model that this codex lists (0.44 lists none) and gives tools of its own when nobody prevents it.
@@ -62,8 +64,13 @@ def told(items):
         items = [("developer", *item[1:]) if item[0] == "system" else item for item in items]
         # Before 0.142 the last message goes in another way, in which images lose their detail; before 0.131 all lose it.
         lost = len(items) if not since(131) else 1 if not NATIVE_EVER else 0
-        kept, detail = len(items) - lost, by_version(v121=None, v131="high")
-        return items[:kept] + [tuple((part[0], detail) if isinstance(part, tuple) else part for part in item) for item in items[kept:]]
+        kept = len(items) - lost
+        return items[:kept] + [tuple((part[0], DETAIL) if isinstance(part, tuple) else part for part in item) for item in items[kept:]]
+    return joined(items)
+
+
+def joined(items):
+    """A conversation as one text."""
     lines, images = [], []
     for kind, *rest in items:
         match kind:
@@ -75,7 +82,8 @@ def told(items):
                 pass
             case role:
                 lines.append(f"[{role}] " + "".join(part for part in rest if isinstance(part, str)))
-                images += [(part[0], None) for part in rest if not isinstance(part, str)]
+                # In this way images go without their detail, and come with a default from 0.131 on.
+                images += [(part[0], DETAIL) for part in rest if not isinstance(part, str)]
     return [("user", "\n".join(lines), *images)]
 
 
