@@ -132,7 +132,8 @@ class Network(unittest.TestCase):
         self.assertFalse(threading.Event().wait(1.0))
         self.assertEqual(self.trap.asked, [])
         self.assertIn(proxy.post(ask("hello"))[0], (502, 504))
-        self.assertEqual(set(self.trap.asked), {b"CONNECT api.openai.com:443 HTTP/1.1"})
+        # One that is given up in the middle may have said nothing yet.
+        self.assertEqual(set(self.trap.asked) - {b""}, {b"CONNECT api.openai.com:443 HTTP/1.1"})
         self.assertEqual(proxy.stop(), 0)
 
 
