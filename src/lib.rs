@@ -8,7 +8,7 @@
 //!   encoder -> frames ─ one write for each wake-up ─ socket
 //! ```
 //! The thread of a connection serves its request from head to last byte. Streams and whole answers are folds of the same
-//! events in the same loop ([`http::service`]).
+//! events in the same loop (`http::serve_turn`).
 //!
 //! # Layers
 //! [`turn`] is the one vocabulary between [`api`] (OpenAI's words, pure) and [`backend`] (codex's words, one process).
@@ -30,6 +30,7 @@
 //! | `codex-start` | 1 at most | brings up the next codex | when it is ready or has failed |
 //! | `codex-stdin`, `codex-stdout`, `codex-stderr` | one each for each codex process | write, read and route, drain | with the process |
 //! | `codex-once` | 1 at most | reads what `codex debug models` prints | with that process |
+//! | `log` | 1 | writes what was logged to stderr, so that nobody else waits for it | with the program |
 //! | `ctrl-c` | 1 | turns signals into messages (a thread of `ctrlc`) | with the program |
 //!
 //! # What must hold

@@ -1,20 +1,101 @@
 //! The log on stderr: one record, one line, whatever stands in it. What clients send can neither start a line of its
 //! own nor move the cursor of a terminal.
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use log::Record;
 
 use crate::config::{LogFormat, escaped};
+use crate::threads;
+
+/// Bytes of lines that may wait for whoever reads stderr; what comes then is counted and lost.
+const WAITING: usize = 4 * 1024 * 1024;
+/// How long the last lines may take.
+const LAST: Duration = Duration::from_secs(1);
+
+/// The log while the program runs. Dropping it waits, for a second at most, until the last line is written.
+pub struct Log {
+    queue: Option<Sender<Entry>>,
+}
+
+enum Entry {
+    Line(Vec<u8>),
+    /// Answered when all before it is written.
+    Flush(Sender<()>),
+}
+
+/// Where lines wait: a thread that logs never waits for stderr, or a reader that stops would stop everything.
+struct Queue {
+    sender: Sender<Entry>,
+    waiting: Arc<AtomicUsize>,
+    lost: Arc<AtomicUsize>,
+}
 
 /// Sends the log to stderr from now on, in `format`, as far as `filter` (in the form of `RUST_LOG`) lets it. Only the
 /// first call of a process counts.
-pub fn init(format: LogFormat, filter: &str) {
+pub fn init(format: LogFormat, filter: &str) -> Log {
     let mut builder = env_logger::Builder::new();
     builder.parse_filters(filter);
     builder.format(move |out, record| writeln!(out, "{}", line(format, SystemTime::now(), record)));
+    let (sender, lines) = unbounded();
+    let (waiting, lost) = (Arc::default(), Arc::default());
+    let queue = Queue { sender: sender.clone(), waiting: Arc::clone(&waiting), lost: Arc::clone(&lost) };
+    // Without a thread it goes to stderr at once.
+    let writing = threads::spawn("log", move || write_out(&lines, &waiting, &lost)).is_ok();
+    if writing {
+        builder.target(env_logger::Target::Pipe(Box::new(queue)));
+    }
     let _ = builder.try_init();
+    Log { queue: writing.then_some(sender) }
+}
+
+impl Write for Queue {
+    /// Takes one whole record.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        if waiting > 0 && waiting + line.len() > WAITING {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.waiting.fetch_add(line.len(), Ordering::Relaxed);
+            let _ = self.sender.send(Entry::Line(line.to_vec()));
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The thread: nothing can be done about a stderr that takes no more.
+fn write_out(lines: &Receiver<Entry>, waiting: &AtomicUsize, lost: &AtomicUsize) {
+    let mut stderr = io::stderr();
+    for entry in lines {
+        match entry {
+            Entry::Line(line) => {
+                let _ = stderr.write_all(&line);
+                waiting.fetch_sub(line.len(), Ordering::Relaxed);
+                let lost = lost.swap(0, Ordering::Relaxed);
+                if lost > 0 {
+                    log::warn!("{lost} lines of the log were lost, as nobody read stderr");
+                }
+            }
+            Entry::Flush(done) => drop(done),
+        }
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let (done, written) = bounded::<()>(0);
+        if self.queue.as_ref().is_some_and(|queue| queue.send(Entry::Flush(done)).is_ok()) {
+            let _ = written.recv_timeout(LAST);
+        }
+    }
 }
 
 /// The line of `record`, without its end.

@@ -20,7 +20,7 @@ const CODEX_END: Duration = Duration::from_secs(4);
 
 /// Serves until a signal comes.
 pub fn run(config: Config, warnings: &[Notice]) -> Exit {
-    logs::init(config.log_format, &config.log_filter);
+    let _log = logs::init(config.log_format, &config.log_filter);
     warnings.iter().for_each(|warning| log::warn!("{warning}"));
     match serve(Arc::new(config)) {
         Ok(()) => Exit::Done,

@@ -223,3 +223,18 @@ fn a_unix_socket_is_served_beside_the_port_and_removed() {
     assert!(proxy.stop(PATIENCE).success());
     assert!(!path.exists());
 }
+
+#[test]
+fn a_stderr_that_nobody_reads_stops_nothing() {
+    let mut proxy = Proxy::fake().env("RUST_LOG", "trace").env("PROXY_DEBUG_APP_SERVER", "1").start();
+    let reader = proxy.process.stderr_reader();
+    let held = reader.lock().unwrap();
+    // Each of them logs more than a pipe holds, and all together more than may wait.
+    let long = "x".repeat(200_000);
+    for _ in 0..30 {
+        assert_eq!(proxy.chat(&long).status, 200);
+    }
+    proxy.process.signal(Signal::TERM);
+    assert!(proxy.process.wait(PATIENCE).success());
+    drop(held);
+}

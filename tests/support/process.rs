@@ -63,6 +63,11 @@ impl Process {
         String::from_utf8_lossy(&self.stderr.lock().unwrap()).into_owned()
     }
 
+    /// What is kept of stderr: nothing more is read while it is locked.
+    pub fn stderr_reader(&self) -> Arc<Mutex<Vec<u8>>> {
+        Arc::clone(&self.stderr)
+    }
+
     pub fn signal(&self, signal: Signal) {
         send(self.pid(), signal);
     }
