@@ -1,5 +1,5 @@
 //! Which browsers of other origins may read answers. Off unless it is switched on; then a preflight needs no key, and
-//! every answer, an error too, carries the headers.
+//! every answer to a request that could be read, an error too, carries the headers.
 
 use tiny_http::Method;
 
