@@ -4,9 +4,12 @@
 
 mod api_util;
 
+use std::sync::Arc;
+
 use codex_completions::api::cut::CutRules;
 use codex_completions::api::error::ApiError;
-use codex_completions::api::responses::request::parse as parse_raw;
+use codex_completions::api::responses::Record;
+use codex_completions::api::responses::request::{Stored, parse as parse_raw};
 use codex_completions::api::{ApiRequest, EncodeOptions};
 use codex_completions::turn::{Finish, Item, Part, Role, Tool, ToolCall, TurnError, TurnErrorKind};
 use serde_json::{Value, json};
@@ -14,20 +17,27 @@ use serde_json::{Value, json};
 use api_util::Step::{self, Event, Fail, Keepalive, Open};
 use api_util::{SHOWN, call, encode, end, end_with, golden, message, reasoning, sealed, stamp, text};
 
-fn stored(id: &str, index: Option<usize>) -> Option<Vec<Item>> {
+/// Bytes that a request may take out of the store.
+const MAX_STORED: usize = 10_000;
+
+fn find(id: &str) -> Option<Arc<Record>> {
     let call = Item::ToolCall(ToolCall { id: "c7".into(), name: "f".into(), arguments: "{}".into() });
-    match (id, index) {
-        ("resp_talk", None) => Some(vec![message(Role::User, "Before"), message(Role::Assistant, "Yes")]),
-        ("resp_talk", Some(0)) => Some(Vec::new()),
-        ("resp_talk", Some(1)) => Some(vec![message(Role::Assistant, "Yes")]),
-        ("resp_call", None) => Some(vec![message(Role::User, "Before"), call]),
-        ("resp_call", Some(0)) => Some(vec![call]),
-        _ => None,
-    }
+    let output = match id {
+        "resp_talk" => vec![None, Some(message(Role::Assistant, "Yes"))],
+        "resp_call" => vec![Some(call)],
+        "resp_long" => vec![Some(message(Role::Assistant, &"x".repeat(MAX_STORED / 3)))],
+        _ => return None,
+    };
+    let history = vec![message(Role::User, "Before")];
+    Some(Arc::new(Record { id: id.into(), json: String::new(), history, output }))
+}
+
+fn stored() -> Stored<'static> {
+    Stored { find: &find, max_bytes: MAX_STORED, taken: 0 }
 }
 
 fn try_parse(body: &Value) -> Result<ApiRequest, ApiError> {
-    parse_raw(body.to_string().as_bytes(), true, true, &stored)
+    parse_raw(body.to_string().as_bytes(), true, true, &mut stored())
 }
 
 fn parse(body: &Value) -> ApiRequest {
@@ -168,7 +178,7 @@ fn check_stream(name: &str, out: &[u8]) -> Vec<Value> {
 fn a_request_in_lines_does_not_break_the_events() {
     let body = serde_json::to_string_pretty(&json!({"input": "Hi", "stream": true, "metadata": {"a": "b\nc"},
         "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}]}));
-    let request = parse_raw(body.unwrap().replace('\n', "\r\n").as_bytes(), true, true, &stored).unwrap();
+    let request = parse_raw(body.unwrap().replace('\n', "\r\n").as_bytes(), true, true, &mut stored()).unwrap();
     let out = encode(&request, &[Event(0, text("a")), Event(0, end(Finish::Stop))], SHOWN).unwrap();
     let events = check_stream("lines", &out);
     assert_eq!(events[0]["response"]["metadata"]["a"], "b\nc");
@@ -373,6 +383,21 @@ fn input_becomes_items_in_its_order() {
 }
 
 #[test]
+fn what_a_request_takes_out_of_the_store_is_bounded() {
+    let long = || json!({"type": "item_reference", "id": "msg_long_0"});
+    assert!(try_parse(&json!({"input": [long(), long()]})).is_ok());
+    assert!(try_parse(&json!({"previous_response_id": "resp_long", "input": [long()]})).is_ok());
+    for (body, param) in [
+        (json!({"input": [long(), long(), long()]}), "input[2].id"),
+        (json!({"previous_response_id": "resp_long", "input": [long(), long()]}), "input[1].id"),
+    ] {
+        let error = try_parse(&body).unwrap_err();
+        assert_eq!((error.status, error.param.as_deref()), (400, Some(param)), "{error}");
+        assert!(error.message.contains("PROXY_MAX_BODY_BYTES (10000 bytes): refer to less"), "{error}");
+    }
+}
+
+#[test]
 fn what_is_kept_is_the_conversation_without_instructions_and_lines() {
     let body = json!({
         "input": "Hi", "instructions": "Be brief", "previous_response_id": "resp_talk", "tool_choice": "required",
@@ -401,11 +426,11 @@ fn what_is_kept_is_the_conversation_without_instructions_and_lines() {
             message(Role::Assistant, "Look"),
             made,
         ];
-        assert_eq!(record.items(None).unwrap(), said);
+        assert_eq!(record.items(None).unwrap(), said.iter().collect::<Vec<_>>());
         // By their places in the answer.
         let at = |index| record.items(Some(index));
-        assert_eq!((at(0), at(2), at(3)), (Some(vec![said[3].clone()]), Some(vec![]), Some(vec![said[5].clone()])));
-        assert_eq!((at(4).unwrap(), at(5)), (vec![said[6].clone()], None));
+        assert_eq!((at(0), at(2), at(3)), (Some(vec![&said[3]]), Some(vec![]), Some(vec![&said[5]])));
+        assert_eq!((at(4).unwrap(), at(5)), (vec![&said[6]], None));
         let kept: Value = serde_json::from_str(&record.json).unwrap();
         assert_eq!((&kept["status"], &kept["store"]), (&json!("completed"), &json!(true)));
         if !stream {
@@ -414,7 +439,7 @@ fn what_is_kept_is_the_conversation_without_instructions_and_lines() {
         assert_eq!(encoder.record(), None);
     }
     let not_kept = |body: &Value, can_store| {
-        let request = parse_raw(body.to_string().as_bytes(), true, can_store, &stored).unwrap();
+        let request = parse_raw(body.to_string().as_bytes(), true, can_store, &mut stored()).unwrap();
         let mut encoder = request.encoder(&stamp(), SHOWN);
         let mut out = Vec::new();
         encoder.event(0, &end(Finish::Stop), &mut out);

@@ -4,6 +4,7 @@
 
 mod api_util;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use codex_completions::api::responses::Record;
@@ -31,7 +32,7 @@ fn at(secs: u64) -> Duration {
 fn a_record_is_its_owners_until_deleted() {
     let mut store = Store::new(1 << 20, at(60));
     store.put(ME, record("resp_1", 10), at(0));
-    assert_eq!(store.get(ME, "resp_1", at(59)), Some(&record("resp_1", 10)));
+    assert_eq!(store.get(ME, "resp_1", at(59)), Some(Arc::new(record("resp_1", 10))));
     assert_eq!(store.get(Owner(2), "resp_1", at(0)), None);
     let error = store.delete(Owner(2), "resp_1", at(0)).unwrap_err();
     assert_eq!((error.status, error.param.as_deref()), (404, Some("id")));

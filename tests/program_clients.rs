@@ -275,6 +275,22 @@ fn a_conversation_of_many_small_pieces_costs_little_more_than_its_bytes() {
 }
 
 #[test]
+fn references_to_one_answer_cost_no_more_than_a_body() {
+    let proxy = Proxy::fake().env("PROXY_MAX_BODY_BYTES", "4000000").start();
+    let answer = proxy.post("/v1/responses", &json!({ "input": "[[deltas 1000]] [[size 1000]]" })).json();
+    let item = json!({ "type": "item_reference", "id": answer["output"][0]["id"] });
+    let mut input = vec![item; 300];
+    let before = memory(proxy.process.pid(), "VmHWM:");
+    let refused = proxy.post("/v1/responses", &json!({ "input": input }));
+    assert_eq!((refused.status, &refused.json()["error"]["param"]), (400, &json!("input[3].id")), "{}", refused.text());
+    assert!(refused.text().contains("PROXY_MAX_BODY_BYTES (4000000 bytes)"));
+    let peak = memory(proxy.process.pid(), "VmHWM:");
+    assert!(peak < before + 10_000, "{before} {peak}");
+    input.truncate(3);
+    assert_eq!(proxy.post("/v1/responses", &json!({ "input": input })).status, 200);
+}
+
+#[test]
 fn hostile_requests_get_an_error_and_cost_no_memory() {
     let proxy = Proxy::fake().env("PROXY_HEAD_TIMEOUT_MS", "400").env("PROXY_BODY_TIMEOUT_MS", "400").start();
     assert_eq!(proxy.chat("warm").status, 200);

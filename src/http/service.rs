@@ -115,17 +115,18 @@ impl App {
             Route::Responses => {
                 let can_store = self.config.response_store_mb > 0;
                 return self.turn_of(exchange, record, owner, |body, show_reasoning| {
-                    responses::request::parse(body, show_reasoning, can_store, &|id, index| {
-                        self.store().get(owner, id, self.clock())?.items(index)
-                    })
+                    let find = |id: &str| self.store().get(owner, id, self.clock());
+                    let max_bytes = self.config.max_body_bytes;
+                    let mut stored = responses::request::Stored { find: &find, max_bytes, taken: 0 };
+                    responses::request::parse(body, show_reasoning, can_store, &mut stored)
                 });
             }
             Route::Response(id) if head.method == Method::Delete => {
                 Response::json(200, self.store().delete(owner, &id, self.clock())?)
             }
             Route::Response(id) => {
-                let kept = self.store().get(owner, &id, self.clock()).map(|record| record.json.clone());
-                Response::json(200, kept.ok_or_else(|| not_found(&id))?)
+                let kept = self.store().get(owner, &id, self.clock());
+                Response::json(200, kept.ok_or_else(|| not_found(&id))?.json.as_bytes())
             }
         };
         Ok(Some(answer))

@@ -34,10 +34,10 @@ pub struct Record {
 
 impl Record {
     /// The conversation up to and with this answer, or only the item of it at `index`.
-    pub fn items(&self, index: Option<usize>) -> Option<Vec<Item>> {
+    pub fn items(&self, index: Option<usize>) -> Option<Vec<&Item>> {
         match index {
-            Some(index) => self.output.get(index).map(|item| item.iter().cloned().collect()),
-            None => Some(self.history.iter().chain(self.output.iter().flatten()).cloned().collect()),
+            Some(index) => self.output.get(index).map(|item| item.iter().collect()),
+            None => Some(self.history.iter().chain(self.output.iter().flatten()).collect()),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! JSON of a request to `/v1/responses`, validated: everything in it is honoured, known to change nothing, or a 400.
 
-use super::Form;
+use std::sync::Arc;
+
+use super::store::weight;
+use super::{Form, Record};
 use crate::api::cut::CutRules;
 use crate::api::error::ApiError;
 use crate::api::json::{Node, each};
@@ -16,15 +19,44 @@ const ECHOED: &str = r#"{"background":false,"instructions":null,"max_output_toke
     "safety_identifier":null,"service_tier":"default","temperature":1.0,"text":{"format":{"type":"text"}},
     "tool_choice":"auto","tools":[],"top_logprobs":0,"top_p":1.0,"truncation":"disabled","user":null,"metadata":{}}"#;
 
-/// The conversation up to and with the answer of this id, or only the item of it at an index.
-pub type Stored<'a> = &'a dyn Fn(&str, Option<usize>) -> Option<Vec<Item>>;
+/// Earlier answers, and how much of them one request may repeat: it names them in a few bytes.
+pub struct Stored<'a> {
+    /// Finds one by its id.
+    pub find: &'a dyn Fn(&str) -> Option<Arc<Record>>,
+    /// Bytes that may be taken in all.
+    pub max_bytes: usize,
+    /// Bytes that were taken.
+    pub taken: usize,
+}
 
-/// Reads the body of a request. Without `show_reasoning` (`PROXY_REASONING`) no summary of it is asked for. `stored`
-/// finds earlier answers; with `can_store` this one is to be kept unless it asks not to be.
+impl Stored<'_> {
+    /// The conversation up to and with the answer of this id, or only the item of it at an index; `node` asks for it.
+    fn take(&mut self, node: &Node<'_>, id: &str, index: Option<usize>) -> Result<Option<Vec<Item>>, ApiError> {
+        let record = (self.find)(id);
+        let Some(items) = record.as_ref().and_then(|record| record.items(index)) else { return Ok(None) };
+        self.taken += items.iter().copied().map(weight).sum::<usize>();
+        if self.taken > self.max_bytes {
+            return Err(node.invalid(format_args!(
+                "brings what this request takes out of stored answers above PROXY_MAX_BODY_BYTES ({} bytes): refer to \
+                 less of them, or begin a shorter conversation",
+                self.max_bytes
+            )));
+        }
+        Ok(Some(items.into_iter().cloned().collect()))
+    }
+}
+
+/// Reads the body of a request. Without `show_reasoning` (`PROXY_REASONING`) no summary of it is asked for. With
+/// `can_store` the answer is to be kept unless the request asks not to.
 ///
 /// # Errors
 /// 400 with the place in `param`.
-pub fn parse(body: &[u8], show_reasoning: bool, can_store: bool, stored: Stored<'_>) -> Result<ApiRequest, ApiError> {
+pub fn parse(
+    body: &[u8],
+    show_reasoning: bool,
+    can_store: bool,
+    stored: &mut Stored<'_>,
+) -> Result<ApiRequest, ApiError> {
     let root = Node::body(body)?;
     fields::no_effect(&root)?;
     fields::refuse(&root, ["conversation", "prompt", "moderation", "context_management"])?;
@@ -52,7 +84,8 @@ pub fn parse(body: &[u8], show_reasoning: bool, can_store: bool, stored: Stored<
     let begin = history.items.len();
     if let Some(previous) = &previous {
         let id = previous.string()?;
-        let items = stored(&id, None)
+        let items = stored
+            .take(previous, &id, None)?
             .ok_or_else(|| ApiError { code: Some("previous_response_not_found"), ..not_found(previous, &id) })?;
         history.resume(items, "input");
     }
@@ -102,7 +135,7 @@ fn echo(root: &Node<'_>, store: bool) -> Result<String, ApiError> {
     Ok(echo)
 }
 
-fn read_input(node: &Node<'_>, history: &mut History, stored: Stored<'_>) -> Result<(), ApiError> {
+fn read_input(node: &Node<'_>, history: &mut History, stored: &mut Stored<'_>) -> Result<(), ApiError> {
     if node.kind() == "a string" {
         history.items.push(prompt::message(Role::User, node.string()?));
         return Ok(());
@@ -121,7 +154,7 @@ fn read_input(node: &Node<'_>, history: &mut History, stored: Stored<'_>) -> Res
     Ok(())
 }
 
-fn read_item(node: &Node<'_>, history: &mut History, stored: Stored<'_>) -> Result<(), ApiError> {
+fn read_item(node: &Node<'_>, history: &mut History, stored: &mut Stored<'_>) -> Result<(), ApiError> {
     let name = match node.get("type")? {
         None if node.has("role") => "message".to_owned(),
         kind => kind.ok_or_else(|| node.missing("type"))?.string()?,
@@ -156,7 +189,10 @@ fn read_item(node: &Node<'_>, history: &mut History, stored: Stored<'_>) -> Resu
             // Such as `msg_8f3a…_0`, the first item of `resp_8f3a…`.
             let place = id.split_once('_').and_then(|(_, place)| place.rsplit_once('_'));
             let index = place.and_then(|(_, index)| index.parse().ok());
-            let items = place.zip(index).and_then(|((stamp, _), index)| stored(&format!("resp_{stamp}"), Some(index)));
+            let items = match place.zip(index) {
+                Some(((stamp, _), index)) => stored.take(&node, &format!("resp_{stamp}"), Some(index))?,
+                None => None,
+            };
             history.resume(items.ok_or_else(|| not_found(&node, &id))?, &node.path);
         }
         other => {

@@ -1,6 +1,7 @@
 //! Answers by id: bounded in bytes and time, each only for the key that asked for it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Record;
@@ -27,7 +28,7 @@ pub struct Store {
 struct Entry {
     owner: Owner,
     since: Duration,
-    record: Record,
+    record: Arc<Record>,
 }
 
 impl Store {
@@ -42,13 +43,13 @@ impl Store {
         self.forget(now, self.max_bytes.saturating_sub(bytes));
         if bytes <= self.max_bytes {
             self.bytes += bytes;
-            self.entries.push_back(Entry { owner, since: now, record });
+            self.entries.push_back(Entry { owner, since: now, record: Arc::new(record) });
         }
     }
 
     /// A record of this owner.
-    pub fn get(&mut self, owner: Owner, id: &str, now: Duration) -> Option<&Record> {
-        self.place(owner, id, now).and_then(|place| self.entries.get(place)).map(|entry| &entry.record)
+    pub fn get(&mut self, owner: Owner, id: &str, now: Duration) -> Option<Arc<Record>> {
+        self.place(owner, id, now).and_then(|place| self.entries.get(place)).map(|entry| Arc::clone(&entry.record))
     }
 
     /// Deletes a record of this owner. Returns the JSON of the answer.
@@ -91,6 +92,10 @@ pub fn not_found(id: &str) -> ApiError {
 /// Bytes that a record takes, about.
 fn size(record: &Record) -> usize {
     let items = record.history.iter().chain(record.output.iter().flatten());
-    let bytes = items.map(|item| 2 * size_of::<Item>() + prompt::bytes(item, str::len));
-    size_of::<Entry>() + record.id.len() + record.json.len() + bytes.sum::<usize>()
+    size_of::<Entry>() + record.id.len() + record.json.len() + items.map(weight).sum::<usize>()
+}
+
+/// Bytes that an item takes, about.
+pub(super) fn weight(item: &Item) -> usize {
+    2 * size_of::<Item>() + prompt::bytes(item, str::len)
 }
