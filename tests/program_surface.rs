@@ -192,6 +192,43 @@ fn no_secret_and_no_word_of_a_prompt_is_ever_logged() {
 }
 
 #[test]
+fn a_configuration_that_codex_refuses_is_told_without_its_values_and_places() {
+    let long = "secret".repeat(2000);
+    let excerpt =
+        format!("TOML parse error at line 1, column 8\n  |\n1 | wire = secret {long}\n  |        ^\nmust be quoted");
+    let value = "/home/me/config.toml:5:16: invalid type: string \"Bearer secret\", expected a map\nin `model_providers.gw.http_headers`\n";
+    // Some versions refuse to start, others to answer.
+    for (version, faults, complaint, expected) in [
+        (
+            "0.169.0",
+            "error=config/read:-32603",
+            value,
+            "config.toml:5:16: invalid type: string \"…\", expected a map in `model_providers.gw.http_headers`",
+        ),
+        (
+            "0.77.0",
+            "exit-at-start",
+            value,
+            "config.toml:5:16: invalid type: string \"…\", expected a map in `model_providers.gw.http_headers`",
+        ),
+        ("0.77.0", "exit-at-start", &excerpt, "TOML parse error at line 1, column 8 must be quoted"),
+    ] {
+        let proxy = Proxy::version(version).faults(faults).file("complaint", complaint).file("config.toml", "x");
+        let mut proxy = proxy.env("PROXY_QUEUE_MS", "0").env("RUST_LOG", "debug").listening();
+        until("the reason is told", PATIENCE, || proxy.reason().contains(expected));
+        let told = proxy.ready().text() + &proxy.chat("hi").text();
+        assert!(proxy.stop(PATIENCE).success());
+        let log = proxy.process.stderr();
+        assert!(
+            log.contains(expected) && !log.contains("secret"),
+            "{:?}",
+            log.lines().find(|line| line.contains("secret"))
+        );
+        assert!(!told.contains("secret") && !told.contains("/home"), "{told}");
+    }
+}
+
+#[test]
 fn each_request_is_one_line_of_the_log_with_all_that_was_promised() {
     let proxy =
         Proxy::fake().env("PROXY_LOG_FORMAT", "json").env("RUST_LOG", "info").env("PROXY_IDLE_TIMEOUT_MS", "300");

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::config_text;
+use super::redact::redacted;
 use crate::config::Secret;
 
 /// The id of the provider made for `OPENAI_API_KEY`.
@@ -79,7 +80,9 @@ pub struct Inherited {
 /// # Errors
 /// Words for a person.
 pub fn read(result: &str) -> Result<Person, String> {
-    let failed = |e: serde_json::Error| format!("codex's config/read answers in a form that is not known: {e}");
+    let failed = |e: serde_json::Error| {
+        format!("codex's config/read answers in a form that is not known: {}", redacted(&e.to_string()))
+    };
     let mut result: Value = serde_json::from_str(result).map_err(failed)?;
     merge_profile(&mut result["config"]);
     serde_json::from_value(result).map_err(failed)
@@ -94,7 +97,7 @@ pub fn read_text(text: &str) -> Result<Person, String> {
     merge_profile(&mut config);
     let origins = config.clone();
     serde_json::from_value(json!({"config": config, "origins": origins}))
-        .map_err(|e| format!("config.toml has a value of the wrong type: {e}"))
+        .map_err(|e| format!("config.toml has a value of the wrong type: {}", redacted(&e.to_string())))
 }
 
 /// Up to 0.121 codex leaves it to the reader to look into the profile that is chosen.
@@ -280,7 +283,9 @@ mod tests {
         assert_eq!(own.env_key.as_deref(), Some("MOCK_KEY"));
         let own = read_text("openai_base_url = 'http://gw/v1'").unwrap().inherit(&Outside::default());
         assert_eq!(own.provider.as_deref(), Some(GATEWAY_PROVIDER));
-        assert!(read_text("model = [").is_err() && read_text("model = 3").is_err());
+        assert!(read_text("model = [").is_err());
+        let words = read_text("model_providers = 'sk-x'").unwrap_err();
+        assert!(words.contains("string \"…\"") && !words.contains("sk-x"), "{words}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod home;
 pub mod inherit;
 pub mod mailbox;
 pub mod process;
+pub mod redact;
 pub mod router;
 pub mod shared;
 pub mod sources;

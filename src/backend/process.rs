@@ -14,9 +14,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::binary::Binary;
+use super::redact::redacted;
 use crate::threads;
 
-/// Longest stderr line that is kept, in bytes.
+/// How much of a line on stderr is kept, in bytes.
 const STDERR_LINE: u64 = 4096;
 /// How many of the last stderr lines are kept to explain an early end.
 const STDERR_TAIL: usize = 30;
@@ -143,14 +144,14 @@ fn drain_stderr(stderr: impl Read, tag: &str, words: &Mutex<VecDeque<String>>) {
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
     loop {
+        let whole = line.is_empty() || line.ends_with(b"\n");
         line.clear();
         match reader.by_ref().take(STDERR_LINE).read_until(b'\n', &mut line) {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
-        let text = String::from_utf8_lossy(&line);
-        let text = text.trim_end();
-        if text.is_empty() {
+        let text = redacted(String::from_utf8_lossy(&line).trim_end());
+        if text.is_empty() || !whole {
             continue;
         }
         log::debug!(target: "codex", "[{tag}] {text}");
@@ -158,7 +159,7 @@ fn drain_stderr(stderr: impl Read, tag: &str, words: &Mutex<VecDeque<String>>) {
         if words.len() == STDERR_TAIL {
             words.pop_front();
         }
-        words.push_back(text.to_owned());
+        words.push_back(text);
     }
 }
 

@@ -21,6 +21,7 @@ use super::generation::Generation;
 use super::home::{Base, Home, write_private};
 use super::inherit::{self, Inherited, Outside, Person};
 use super::process::{self, Group, Launch, Starting};
+use super::redact::for_clients;
 use super::router::Cause;
 use super::sources::{Sources, Stamp};
 use crate::config::{Config, Profile, names};
@@ -258,11 +259,12 @@ impl Start<'_> {
         Ok(learned)
     }
 
-    /// Words of codex on one line and without the place of its home, which is another one each time.
+    /// Words of codex without the place of its home, which is another one each time, and without what clients are not told.
     fn presentable(&self, home: &Home, words: &str) -> String {
         let dirs = [home.dir(), &self.config.codex_home.path];
-        let words = words.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
-        dirs.iter().fold(words, |words, dir| words.replace(&*dir.to_string_lossy(), "CODEX_HOME"))
+        let words =
+            dirs.iter().fold(words.to_owned(), |words, dir| words.replace(&*dir.to_string_lossy(), "CODEX_HOME"));
+        for_clients(&words)
     }
 
     /// The derived catalog, kept beside the homes until codex or, where it lists by account, the login changes.

@@ -11,6 +11,7 @@ use super::connection::{CallError, Patience};
 use super::dialect::capabilities::Capabilities;
 use super::dialect::{Decoder, StartError, Thread, limits};
 use super::mailbox::{Delivery, Mailbox};
+use super::redact::redacted;
 use super::router::Cause;
 use super::shared::{Event, Lease};
 use crate::config::{Config, names};
@@ -294,7 +295,7 @@ fn unstarted(error: StartError, lease: &Lease, request: &TurnRequest) -> Unstart
             Unstarted::Failed(TurnError::new(TurnErrorKind::Timeout, words))
         }
         StartError::Early(CallError::Refused(error)) | StartError::Late(CallError::Refused(error)) => {
-            log::warn!("codex refused a turn: {} ({})", error.message, error.code);
+            log::warn!("codex refused a turn: {} ({})", redacted(&error.message), error.code);
             if let Some(method) = Capabilities::missing(&error, lease.generation.dialect) {
                 // Nobody else is to try it before the supervisor has seen to that.
                 let words = format!("codex does not know {method}");

@@ -2,7 +2,7 @@
 //!
 //! | word | what goes wrong |
 //! |---|---|
-//! | `exit-at-start` | ends at once with status 1 and a line on stderr |
+//! | `exit-at-start` | ends at once with status 1 and a line on stderr, or what `$FAKE_CODEX_DIR/complaint` says |
 //! | `debug-hangs`, `debug-fails` | `codex debug models` never ends; fails |
 //! | `exit-after=N` | ends after N lines were read |
 //! | `deaf-after=N` | reads nothing more after N lines |
@@ -13,7 +13,7 @@
 //! | `mute=METHOD[:N]` | no reply (to the first N calls only) |
 //! | `late=METHOD:MS` | the reply comes late |
 //! | `twice=METHOD` | the reply comes twice |
-//! | `error=METHOD:CODE[:N]` | the reply is an error |
+//! | `error=METHOD:CODE[:N]` | the reply is an error, with the words of `complaint` |
 //! | `overloaded=METHOD:N` | the first N calls are answered -32001 |
 //! | `die=METHOD` | the process ends instead of a reply |
 
@@ -25,6 +25,11 @@ use std::process::{Command, Stdio};
 /// What a test keeps for its fake: `faults` to read; `starts` and, where it exists, `seen` to write.
 pub(crate) fn directory() -> Option<PathBuf> {
     std::env::var_os("FAKE_CODEX_DIR").map(PathBuf::from)
+}
+
+/// What it is to say of a failure.
+pub(crate) fn complaint() -> Option<String> {
+    std::fs::read_to_string(directory()?.join("complaint")).ok()
 }
 
 /// A program in a group of its own that holds our stdout.
@@ -91,7 +96,7 @@ impl Faults {
                 "error" if within(1) => {
                     return Fate::Error(
                         numbers.first().copied().unwrap_or(-32603),
-                        format!("scripted error of {method}"),
+                        complaint().unwrap_or_else(|| format!("scripted error of {method}")),
                     );
                 }
                 "overloaded" if within(0) => return Fate::Error(-32001, "Server overloaded; retry later.".to_owned()),

@@ -299,7 +299,7 @@ fn book(name: &str, default: &str) -> String {
 pub(crate) fn run() -> std::io::Result<()> {
     let faults = Faults::read();
     if faults.has("exit-at-start") {
-        eprintln!("Error: scripted failure at start");
+        eprintln!("Error: {}", faults::complaint().unwrap_or_else(|| "scripted failure at start".to_owned()));
         std::process::exit(1);
     }
     if faults.has("ignore-term") {
