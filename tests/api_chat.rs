@@ -407,6 +407,14 @@ fn every_400_names_its_place() {
             "is missing",
         ),
         (
+            m(
+                json!({"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "é".repeat(65), "arguments": "{}"}}]}),
+            ),
+            "messages[1].tool_calls[0].function.name",
+            false,
+            "must be of at most 64 characters",
+        ),
+        (
             m(json!({"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": {}}}]})),
             "messages[1].tool_calls[0].function.arguments",
             false,

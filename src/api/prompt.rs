@@ -168,7 +168,12 @@ fn read_calls<'a>(
 
 /// A call whose name and arguments are members of `node`.
 pub(crate) fn read_call(id: String, node: &Node<'_>) -> Result<ToolCall, ApiError> {
-    Ok(ToolCall { id, name: node.need("name")?.string()?, arguments: node.need("arguments")?.string()? })
+    let name_node = node.need("name")?;
+    let name = name_node.string()?;
+    if name.chars().count() > 64 {
+        return Err(name_node.invalid(format_args!("must be of at most 64 characters, got `{}`", brief(&name))));
+    }
+    Ok(ToolCall { id, name, arguments: node.need("arguments")?.string()? })
 }
 
 /// Refuses every type of tool but `function`.

@@ -9,7 +9,7 @@ use crossbeam_channel::{at, select};
 
 use super::connection::{CallError, Patience};
 use super::dialect::capabilities::Capabilities;
-use super::dialect::{Decoder, StartError, Thread, limits};
+use super::dialect::{Decoder, StartError, Thread, ToolNames, limits};
 use super::mailbox::{Delivery, Mailbox};
 use super::redact::redacted;
 use super::router::Cause;
@@ -91,7 +91,8 @@ impl Turns {
         let generation = Arc::clone(&lease.generation);
         let (connection, dialect, session) = (&generation.connection, generation.dialect, generation.session());
         let failed = |error| unstarted(error, &lease, request);
-        let thread = dialect.start_thread(connection, &session, request, patience).map_err(failed)?;
+        let names = ToolNames::of(request, session.codex_tools);
+        let thread = dialect.start_thread(connection, &session, request, &names, patience).map_err(failed)?;
         let release = |error| {
             connection.router.unsubscribe(&thread.id);
             dialect.release(connection, &session, &thread);
@@ -102,7 +103,7 @@ impl Turns {
         let inlet = self.mailbox.inlet(key, !request.tools.is_empty());
         let subscribed = connection.router.subscribe(&thread.id, inlet);
         subscribed.map_err(|cause| release(StartError::Early(CallError::Closed(cause))))?;
-        let decoder = dialect.start_turn(connection, &session, &thread, request, patience);
+        let decoder = dialect.start_turn(connection, &session, &thread, request, names, patience);
         let decoder = decoder.map_err(release)?;
         let id = thread.id.clone();
         self.active.push(ActiveTurn {

@@ -7,7 +7,8 @@ use super::connection::{CallError, Connection, Patience};
 use crate::turn::{TurnError, TurnErrorKind, TurnRequest};
 use capabilities::{Capabilities, Feature};
 pub use decoder::Decoder;
-use tool_names::{CodexTools, ToolNames};
+use tool_names::CodexTools;
+pub use tool_names::ToolNames;
 
 pub mod capabilities;
 pub mod catalog;
@@ -142,6 +143,7 @@ impl Dialect {
         connection: &Connection,
         session: &Session<'_>,
         request: &TurnRequest,
+        names: &ToolNames,
         patience: Patience<'_>,
     ) -> Result<Thread, StartError> {
         for (wanted, what, feature) in [
@@ -152,10 +154,9 @@ impl Dialect {
                 return Err(StartError::Turn(session.capabilities.lacking(what, feature)));
             }
         }
-        let names = ToolNames::of(request, session.codex_tools);
         match self {
             Self::V1 => v1::start_thread(connection, session, request, patience),
-            Self::V2 => v2::start_thread(connection, session, request, &names, patience),
+            Self::V2 => v2::start_thread(connection, session, request, names, patience),
         }
     }
 
@@ -169,9 +170,9 @@ impl Dialect {
         session: &Session<'_>,
         thread: &Thread,
         request: &TurnRequest,
+        names: ToolNames,
         patience: Patience<'_>,
     ) -> Result<Decoder, StartError> {
-        let names = ToolNames::of(request, session.codex_tools);
         let turn = match self {
             Self::V1 => v1::start_turn(connection, thread, request, patience).map(|()| String::new()),
             Self::V2 => v2::start_turn(connection, session, thread, request, &names, patience),

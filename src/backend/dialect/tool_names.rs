@@ -2,6 +2,8 @@
 //! that is called like one of its own vanishes without a word or is served by codex, so such names travel under an alias.
 //! Every other name reaches the model as the client wrote it.
 
+use std::collections::{HashMap, HashSet};
+
 use crate::turn::{Item, TurnRequest};
 
 /// Names that vanish (0.169.0) even where codex offers no tool of its own.
@@ -75,37 +77,42 @@ impl CodexTools {
 /// The aliases of one request.
 #[derive(Clone, Debug, Default)]
 pub struct ToolNames {
-    // (the client's name, codex's name)
-    aliases: Vec<(String, String)>,
+    /// Codex's name by the client's.
+    aliases: HashMap<String, String>,
     codex: CodexTools,
 }
 
 impl ToolNames {
-    /// Finds an alias for each name of the request that needs one.
+    /// Finds an alias of at most 64 characters for each name of the request that needs one, in time that grows with their
+    /// number and no faster: a history may hold any names, chosen to collide.
     pub fn of(request: &TurnRequest, codex: CodexTools) -> Self {
         let in_history = request.history.iter().filter_map(|item| match item {
             Item::ToolCall(call) => Some(&call.name),
             _ => None,
         });
         let names: Vec<&String> = request.tools.iter().map(|tool| &tool.name).chain(in_history).collect();
-        let mut aliases: Vec<(String, String)> = Vec::new();
-        for name in &names {
-            if codex.leaves(name) || aliases.iter().any(|(own, _)| own == *name) {
+        let mut taken: HashSet<String> = names.iter().copied().cloned().collect();
+        let mut aliases = HashMap::new();
+        // Never goes back, so that no name is tried twice.
+        let mut number = 0;
+        for name in names {
+            if codex.leaves(name) || aliases.contains_key(name) {
                 continue;
             }
-            let safe: String = name.chars().map(|c| if allowed(c) { c } else { '_' }).take(56).collect();
-            let mut alias = format!("client_{safe}");
-            while names.iter().any(|name| **name == alias) || aliases.iter().any(|(_, taken)| *taken == alias) {
-                alias.push('_');
+            let safe = |most| name.chars().take(most).map(|c| if allowed(c) { c } else { '_' }).collect::<String>();
+            let mut alias = format!("client_{}", safe(56));
+            while !taken.insert(alias.clone()) {
+                number += 1;
+                alias = format!("client_{}_{number}", safe(48));
             }
-            aliases.push(((*name).clone(), alias));
+            aliases.insert(name.clone(), alias);
         }
         Self { aliases, codex }
     }
 
     /// The name that codex gets.
     pub fn outward<'a>(&'a self, name: &'a str) -> &'a str {
-        self.aliases.iter().find(|(own, _)| own == name).map_or(name, |(_, alias)| alias)
+        self.aliases.get(name).map_or(name, String::as_str)
     }
 
     /// Whether a call by this name is codex's own to serve. The client's tools never travel under such a name.
@@ -120,7 +127,7 @@ impl ToolNames {
 
     /// The name that the client knows.
     pub fn inward<'a>(&'a self, name: &'a str) -> &'a str {
-        self.aliases.iter().find(|(_, alias)| alias == name).map_or(name, |(own, _)| own)
+        self.aliases.iter().find(|(_, alias)| *alias == name).map_or(name, |(own, _)| own)
     }
 }
 
@@ -130,8 +137,10 @@ fn allowed(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
-    use crate::turn::Tool;
+    use crate::turn::{Tool, ToolCall};
 
     #[test]
     fn reserved_names_travel_under_an_alias_that_collides_with_nothing() {
@@ -141,7 +150,7 @@ mod tests {
         let request = TurnRequest { tools: names.iter().map(|name| tool(name)).collect(), ..TurnRequest::default() };
         let map = ToolNames::of(&request, CodexTools::UpdatePlan);
         assert_eq!(map.outward("get_weather"), "get_weather");
-        assert_eq!(map.outward("exec_command"), "client_exec_command_");
+        assert_eq!(map.outward("exec_command"), "client_exec_command_1");
         let outward: std::collections::BTreeSet<&str> = names.iter().map(|name| map.outward(name)).collect();
         assert_eq!(outward.len(), names.len());
         for name in names {
@@ -152,5 +161,25 @@ mod tests {
         assert!(map.is_codex_own("update_plan") && !map.is_codex_own("exec_command"));
         let free = ToolNames::of(&request, CodexTools::None);
         assert_eq!((free.outward("update_plan"), free.outward("web_search")), ("update_plan", "web_search"));
+    }
+
+    #[test]
+    fn hostile_names_of_a_history_cost_time_by_their_number_only() {
+        // Without room for a number, taken by other aliases, and taken by names that look like aliases.
+        let stem = "x".repeat(56);
+        let name = |n: usize| match n % 3 {
+            0 => format!("{stem}.{n}"),
+            1 => format!("{}.{n}", &stem[..n % 7]),
+            _ => format!("client_{}_{n}", &stem[..48]),
+        };
+        let call = |n| Item::ToolCall(ToolCall { id: String::new(), name: name(n), arguments: String::new() });
+        let request = TurnRequest { history: (0..20_000).map(call).collect(), ..TurnRequest::default() };
+        let begun = Instant::now();
+        let map = ToolNames::of(&request, CodexTools::None);
+        let outward: HashSet<String> = (0..20_000).map(|n| map.outward(&name(n)).to_owned()).collect();
+        // In cubic time it were hours.
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert_eq!(outward.len(), 20_000);
+        assert!(outward.iter().all(|name| name.len() <= 64 && CodexTools::None.leaves(name)));
     }
 }
