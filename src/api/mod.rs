@@ -108,7 +108,8 @@ impl ApiRequest {
     /// What will write the answer. To be asked before the turns.
     pub fn encoder(&self, stamp: &Stamp, options: EncodeOptions) -> Box<dyn Encoder + Send> {
         let prompts = match self.prompts() {
-            [] => vec![self.prompt_bytes()],
+            // What a picture costs does not follow from its bytes; this is what a small one does.
+            [] => vec![self.bytes(|_| 1024) as u64],
             several => several.iter().map(|prompt| prompt.len() as u64).collect(),
         };
         let tally = usage::Tally::new(prompts, self.n);
@@ -120,12 +121,11 @@ impl ApiRequest {
         }
     }
 
-    /// Bytes of what the model reads, to estimate tokens from.
-    fn prompt_bytes(&self) -> u64 {
-        // What a picture costs does not follow from its bytes; this is what a small one does.
-        let items = self.turn.history.iter().map(|item| prompt::bytes(item, |_| 1024));
+    /// Bytes of what the model reads, with those that a picture counts for by its URL.
+    pub fn bytes(&self, picture: fn(&str) -> usize) -> usize {
+        let items = self.turn.history.iter().map(|item| prompt::bytes(item, picture));
         let tools = self.turn.tools.iter().map(|tool| tool.name.len() + tool.description.len() + tool.parameters.len());
-        items.chain(tools).sum::<usize>() as u64
+        items.chain(tools).sum()
     }
 }
 

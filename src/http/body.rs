@@ -26,11 +26,37 @@ pub(super) trait Source {
     fn more(&mut self) -> Result<(), ApiError>;
 }
 
-/// A whole body. It counts towards [`Limits::bodies_total_bytes`] as long as it lives: drop it once it is parsed.
+/// A whole body: drop it once it is parsed, but for its share.
 #[derive(Debug)]
 pub struct Body {
     bytes: Vec<u8>,
+    share: Share,
+}
+
+/// What a request holds of [`Limits::bodies_total_bytes`], until it is dropped.
+#[derive(Debug)]
+pub struct Share {
+    bytes: usize,
     total: Arc<AtomicUsize>,
+    max_total: usize,
+}
+
+impl Share {
+    fn take(&mut self, count: usize) -> Result<(), ApiError> {
+        self.bytes += count;
+        if self.total.fetch_add(count, Ordering::Relaxed) + count > self.max_total {
+            let message =
+                format!("Bodies of other requests hold the {} bytes that all may have together.", self.max_total);
+            return Err(ApiError::busy("bodies_too_large", message, Duration::from_secs(1)));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Body {
@@ -41,7 +67,8 @@ impl Body {
         limits: &Limits,
         total: Arc<AtomicUsize>,
     ) -> Result<Self, ApiError> {
-        let mut body = Self { bytes: Vec::new(), total };
+        let share = Share { bytes: 0, total, max_total: limits.bodies_total_bytes };
+        let mut body = Self { bytes: Vec::new(), share };
         if let Framing::Length(length) = framing {
             body.take(source, length, limits)?;
             return Ok(body);
@@ -73,7 +100,7 @@ impl Body {
 
     /// Takes `left` bytes as they come.
     fn take(&mut self, source: &mut impl Source, mut left: u64, limits: &Limits) -> Result<(), ApiError> {
-        let (max, max_total) = (limits.max_body_bytes, limits.bodies_total_bytes);
+        let max = limits.max_body_bytes;
         if left > (max - self.bytes.len()) as u64 {
             let message = format!("The body is larger than PROXY_MAX_BODY_BYTES ({max} bytes).");
             return Err(ApiError::http(413, "body_too_large", message));
@@ -87,13 +114,20 @@ impl Body {
             self.bytes.extend_from_slice(unused.get(..count).unwrap_or_default());
             source.advance(count);
             left -= count as u64;
-            if self.total.fetch_add(count, Ordering::Relaxed) + count > max_total {
-                let message =
-                    format!("Bodies of other requests hold the {max_total} bytes that all may have together.");
-                return Err(ApiError::busy("bodies_too_large", message, Duration::from_secs(1)));
-            }
+            self.share.take(count)?;
         }
         Ok(())
+    }
+
+    /// Lets the bytes go, as what was parsed of them is a second copy, and keeps their share for that one, which may
+    /// take more.
+    ///
+    /// # Errors
+    /// 503: all requests together would have more than they may.
+    pub fn into_share(self, parsed_bytes: usize) -> Result<Share, ApiError> {
+        let mut share = self.share;
+        share.take(parsed_bytes.saturating_sub(share.bytes))?;
+        Ok(share)
     }
 }
 
@@ -102,12 +136,6 @@ impl Deref for Body {
 
     fn deref(&self) -> &[u8] {
         &self.bytes
-    }
-}
-
-impl Drop for Body {
-    fn drop(&mut self) {
-        self.total.fetch_sub(self.bytes.len(), Ordering::Relaxed);
     }
 }
 
@@ -254,8 +282,13 @@ mod tests {
         };
         let bodies = (fill().unwrap(), fill().unwrap());
         assert_eq!(fill().unwrap_err().status, 503);
-        drop(bodies);
+        // What was parsed counts for as much as the body, and for more where it is more.
+        drop(bodies.0);
+        let share = bodies.1.into_share(MAX / 2).unwrap();
+        assert_eq!(total.load(Ordering::Relaxed), MAX);
+        assert_eq!(fill().unwrap().into_share(MAX + 1).unwrap_err().status, 503);
+        drop(share);
         assert_eq!(total.load(Ordering::Relaxed), 0);
-        assert!(fill().is_ok());
+        assert!(fill().unwrap().into_share(2 * MAX).is_ok());
     }
 }

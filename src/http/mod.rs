@@ -35,7 +35,7 @@ mod serve_turn;
 pub mod service;
 mod watcher;
 
-pub use body::Body;
+pub use body::{Body, Share};
 pub use exchange::Exchange;
 pub use head::{Head, MAX_HEAD_BYTES, MAX_HEADERS};
 pub use listener::Listener;
@@ -49,7 +49,7 @@ pub struct Limits {
     pub max_connections: usize,
     /// Bytes of one body.
     pub max_body_bytes: usize,
-    /// Bytes of all [`Body`] values that exist at once.
+    /// Bytes of all requests that are read or wait, as their [`Share`] values count them.
     pub bodies_total_bytes: usize,
     /// From the first byte of a head to its last; also how long a new connection may say nothing.
     pub head: Duration,

@@ -5,7 +5,7 @@ use std::io;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::service::{App, Record};
-use super::{Exchange, Response, fresh_id};
+use super::{Exchange, Response, Share, fresh_id};
 use crate::api::cut::Cutter;
 use crate::api::error::ApiError;
 use crate::api::models::Resolved;
@@ -37,7 +37,7 @@ struct Running<'a, 'c> {
 }
 
 impl App {
-    /// Serves a request that needs turns. Until the first one has started, whatever fails is a plain HTTP error: the
+    /// Serves a request that needs turns, and gives its share back as soon as the first one has the conversation. Until the first one has started, whatever fails is a plain HTTP error: the
     /// model's name, the wait for a permit and for an app-server, the start itself.
     ///
     /// # Errors
@@ -46,6 +46,7 @@ impl App {
         &self,
         exchange: &mut Exchange<'_>,
         request: ApiRequest,
+        share: Share,
         owner: Owner,
         record: &mut Record,
     ) -> Result<(), ApiError> {
@@ -78,6 +79,7 @@ impl App {
             out: Vec::new(),
         };
         let thread = running.start_next(&wait).map_err(api)?;
+        drop(share);
         log::debug!("request={} thread={thread}", running.exchange.request_id);
         running.record.thread = Some(thread);
         let result = running.run(owner).or_else(|error| running.fail(&error));

@@ -140,9 +140,10 @@ impl App {
         owner: Owner,
         parse: impl Fn(&[u8], bool) -> Result<ApiRequest, ApiError>,
     ) -> Result<Option<Response>, ApiError> {
-        // The body goes before the turn begins: what is parsed is a second copy of it.
-        let request = exchange.read_body().and_then(|body| parse(&body, self.config.reasoning))?;
-        self.serve_turn(exchange, request, owner, record).map(|()| None)
+        let body = exchange.read_body()?;
+        let request = parse(&body, self.config.reasoning)?;
+        let share = body.into_share(request.bytes(str::len))?;
+        self.serve_turn(exchange, request, share, owner, record).map(|()| None)
     }
 
     /// The answers that are kept. To be held for a moment only.

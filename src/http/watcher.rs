@@ -30,7 +30,7 @@ const STOP: u64 = 0;
 /// What all threads of a server have in common.
 pub(super) struct Shared {
     pub(super) limits: Limits,
-    /// Bytes of all bodies that exist.
+    /// Bytes of all requests that are read or wait.
     pub(super) bodies: Arc<AtomicUsize>,
     /// Readable from the begin of draining on, and never read.
     pub(super) drain: OwnedFd,
