@@ -143,6 +143,9 @@ fn the_command_line_prints_what_it_is_asked_for() {
 
 #[test]
 fn no_secret_and_no_word_of_a_prompt_is_ever_logged() {
+    let provider = json!({ "name": "gw", "base_url": "http://gw/v1", "experimental_bearer_token": "secret-token",
+        "http_headers": { "x-api-key": "secret-header" } });
+    let config = json!({ "config": { "model_provider": "gw", "model_providers": { "gw": provider } }, "origins": {} });
     for level in ["debug", "trace"] {
         let file = TempDir::new();
         file.write("keys", "secret-of-the-file");
@@ -153,6 +156,8 @@ fn no_secret_and_no_word_of_a_prompt_is_ever_logged() {
             .env("PROXY_DEBUG_APP_SERVER", "1")
             .env("PROXY_IDLE_TIMEOUT_MS", "300")
             .env("RUST_LOG", level)
+            .file("config.toml", "")
+            .file("config.json", &config.to_string())
             .faults("garbage");
         let mut proxy = proxy.listening();
         until("it is ready", PATIENCE, || proxy.ready().status == 200);

@@ -150,7 +150,12 @@ impl Start<'_> {
             };
             log::info!("spawning (app-server): {} {}", binary.path.display(), args.join(" "));
             let launch = LaunchIn { bare, ..self.launch(&binary, &args, codex_home, &home) };
-            match self.connect(&launch, capabilities.muted(self.config.protocol), on_end.clone()) {
+            match self.connect(
+                &launch,
+                capabilities.muted(self.config.protocol),
+                self.config.debug_app_server,
+                on_end.clone(),
+            ) {
                 Ok(connected) => break connected,
                 Err(Unconnected::Refused(key)) if self.knowledge.refused.1.len() < REFUSALS => {
                     log::info!("this codex does not take `{key}`; starting without it");
@@ -226,7 +231,8 @@ impl Start<'_> {
         }
         let args = profile::quiet_arguments(&home.sqlite());
         let launch = self.launch(binary, &args, home.dir(), &home);
-        let connected = self.connect(&launch, &[], |_| {});
+        // Its answer holds secrets.
+        let connected = self.connect(&launch, &[], false, |_| {});
         let (connection, agent) = connected.map_err(|e| match e {
             Unconnected::Failed(words) => self.presentable(&home, &words),
             Unconnected::Refused(key) => format!("codex refuses `{key}` of config.toml"),
@@ -310,6 +316,7 @@ impl Start<'_> {
         &self,
         launch: &LaunchIn<'_>,
         muted: &[&str],
+        debug: bool,
         on_end: impl FnOnce(Cause) + Send + 'static,
     ) -> Result<(Arc<Connection>, String), Unconnected> {
         #[derive(Deserialize)]
@@ -323,8 +330,8 @@ impl Start<'_> {
         let started =
             process::start(&launch.as_launch()).map_err(|e| failed(format!("codex cannot be started: {e}")))?;
         self.starting.set(&started.group);
-        let connection = Connection::open(started, self.config.debug_app_server, on_end)
-            .map_err(|e| failed(format!("no thread for codex: {e}")))?;
+        let connection =
+            Connection::open(started, debug, on_end).map_err(|e| failed(format!("no thread for codex: {e}")))?;
         let params = json!({
             "clientInfo": {"name": "codex-completions", "title": "codex-completions", "version": env!("CARGO_PKG_VERSION")},
             "capabilities": {"experimentalApi": true, "optOutNotificationMethods": muted},
