@@ -129,6 +129,13 @@ fn a_dead_codex_whose_output_somebody_holds_open_is_given_up() {
 }
 
 #[test]
+fn a_catalog_whose_output_somebody_holds_open_is_done_without() {
+    let proxy = Proxy::fake().faults("debug-heir").listening();
+    proxy.wait_until_ready(Duration::from_secs(8));
+    assert!(proxy.process.stderr().contains("was not done after 5000 ms"), "{}", proxy.process.stderr());
+}
+
+#[test]
 fn a_codex_that_dies_in_the_middle_of_a_line_leaves_no_half_of_it() {
     for version in PROTOCOLS {
         let proxy = Proxy::version(version).start();

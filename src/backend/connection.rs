@@ -3,7 +3,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout};
+use std::process::{ChildStdin, ChildStdout};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
 use serde::Serialize;
 
 use super::dialect::server_requests;
-use super::process::{Group, Started};
+use super::process::{Group, Leader, Started};
 use super::router::{Cause, Reply, Routed, Router};
 use super::wire::{self, RpcError};
 use crate::deadline::{Cancel, CancelCause, Deadline};
@@ -81,17 +81,13 @@ impl Connection {
         debug: bool,
         on_end: impl FnOnce(Cause) + Send + 'static,
     ) -> std::io::Result<Arc<Self>> {
-        let Started { child, stdin, stdout, group } = started;
+        let Started { leader, stdin, stdout, group } = started;
         let (requests, request_queue) = bounded(WRITE_QUEUE);
         let (control, control_queue) = unbounded();
         let connection = Arc::new(Self { router: Router::default(), group, requests, control, debug });
         let reader = Arc::clone(&connection);
-        let threads = threads::spawn("codex-stdin", move || write_loop(stdin, &request_queue, &control_queue))
-            .and_then(|_| threads::spawn("codex-stdout", move || reader.read_to_end(child, stdout, on_end)));
-        if let Err(e) = threads {
-            connection.group.kill();
-            return Err(e);
-        }
+        threads::spawn("codex-stdin", move || write_loop(stdin, &request_queue, &control_queue))?;
+        threads::spawn("codex-stdout", move || reader.read_to_end(leader, stdout, on_end))?;
         Ok(connection)
     }
 
@@ -180,13 +176,13 @@ impl Connection {
         let _ = self.control.send(Control::Line(line));
     }
 
-    fn read_to_end(&self, mut child: Child, stdout: ChildStdout, on_end: impl FnOnce(Cause)) {
+    fn read_to_end(&self, leader: Leader, stdout: ChildStdout, on_end: impl FnOnce(Cause)) {
         let mut reader = BufReader::with_capacity(64 * 1024, stdout);
         let mut long = Vec::new();
         while let Ok(true) = self.read_line(&mut reader, &mut long) {}
         // Without its stdout it is of no use, whatever it still does.
         self.group.kill();
-        let cause = match child.wait() {
+        let cause = match leader.wait() {
             Ok(status) => Cause::new(format!("the app-server ended ({status})")),
             Err(_) => Cause::new("the app-server ended"),
         };

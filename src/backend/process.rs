@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -88,11 +88,38 @@ impl Starting {
     }
 }
 
+/// The leader of a group. Dropped without having been waited for, it is ended with its group and leaves no zombie.
+#[derive(Debug)]
+pub struct Leader {
+    child: Child,
+    waited: bool,
+}
+
+impl Leader {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// The system knows no such process.
+    pub fn wait(mut self) -> io::Result<ExitStatus> {
+        self.waited = true;
+        self.child.wait()
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        if !self.waited {
+            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
 /// A process that has just been started.
 #[derive(Debug)]
 pub struct Started {
     /// To be waited for by whoever reads its stdout to the end.
-    pub child: Child,
+    pub leader: Leader,
     /// Requests go in here.
     pub stdin: ChildStdin,
     /// Responses and notifications come out here.
@@ -128,8 +155,8 @@ pub fn start(launch: &Launch<'_>) -> io::Result<Started> {
     let last_words = Arc::default();
     let group = Group { pid: Pid::from_child(&child), launcher: launch.binary.launcher, last_words, stderr_open };
     let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let leader = Leader { child, waited: false };
     let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
-        group.kill();
         return Err(io::Error::other("the pipes of codex are missing"));
     };
     let (tag, words) = (launch.tag.clone(), Arc::clone(&group.last_words));
@@ -137,7 +164,7 @@ pub fn start(launch: &Launch<'_>) -> io::Result<Started> {
         drain_stderr(stderr, &tag, &words);
         drop(open);
     })?;
-    Ok(Started { child, stdin, stdout, group })
+    Ok(Started { leader, stdin, stdout, group })
 }
 
 fn drain_stderr(stderr: impl Read, tag: &str, words: &Mutex<VecDeque<String>>) {
@@ -221,21 +248,22 @@ fn resident_of(pid: i32) -> Option<u64> {
 /// # Errors
 /// Words for a person: it cannot be started, is not done within `limit`, fails, or prints more than `max` bytes.
 pub fn run_once(launch: &Launch<'_>, starting: &Starting, limit: Duration, max: u64) -> Result<Vec<u8>, String> {
-    let Started { mut child, stdin, stdout, group } = start(launch).map_err(|e| format!("cannot be started: {e}"))?;
+    let Started { leader, stdin, stdout, group } = start(launch).map_err(|e| format!("cannot be started: {e}"))?;
     drop(stdin);
     starting.set(&group);
     let (sender, output) = bounded(1);
+    // Never joined: a program that codex left behind may keep its stdout open for ever.
     let reader = threads::spawn("codex-once", move || {
         let mut bytes = Vec::new();
         let read = stdout.take(max + 1).read_to_end(&mut bytes).map(|_| bytes);
-        let _ = sender.send((read, child.wait()));
+        let _ = sender.send((read, leader.wait()));
     });
+    reader.map_err(|e| format!("cannot be read: {e}"))?;
     let output = output.recv_timeout(limit);
     if output.is_err() {
         group.kill();
     }
     starting.clear();
-    let _ = reader.map(|reader| reader.join());
     let (output, status) = output.map_err(|_| format!("was not done after {} ms", limit.as_millis()))?;
     let output = output.map_err(|e| format!("gave nothing that can be read: {e}"))?;
     match status {
@@ -243,5 +271,19 @@ pub fn run_once(launch: &Launch<'_>, starting: &Starting, limit: Duration, max: 
         Ok(status) if status.success() => Ok(output),
         Ok(status) => Err(format!("failed ({status})")),
         Err(e) => Err(format!("cannot be waited for: {e}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_nobody_takes_over_is_ended_and_leaves_no_zombie() {
+        let child = Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
+        let proc = format!("/proc/{}", child.id());
+        assert!(Path::new(&proc).exists());
+        drop(Leader { child, waited: false });
+        assert!(!Path::new(&proc).exists());
     }
 }

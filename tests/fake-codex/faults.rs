@@ -3,7 +3,7 @@
 //! | word | what goes wrong |
 //! |---|---|
 //! | `exit-at-start` | ends at once with status 1 and a line on stderr, or what `$FAKE_CODEX_DIR/complaint` says |
-//! | `debug-hangs`, `debug-fails` | `codex debug models` never ends; fails |
+//! | `debug-hangs`, `debug-fails`, `debug-heir` | `codex debug models` never ends; fails; leaves an `heir` |
 //! | `exit-after=N` | ends after N lines were read |
 //! | `deaf-after=N` | reads nothing more after N lines |
 //! | `stderr=BYTES` | so many bytes on stderr at start |

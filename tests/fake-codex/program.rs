@@ -39,6 +39,9 @@ fn main() -> std::io::Result<()> {
             if faults.has("debug-hangs") {
                 server::wait_for_ever();
             }
+            if faults.has("debug-heir") {
+                faults::leave_an_heir()?;
+            }
             if faults.has("debug-fails") {
                 std::process::exit(6);
             }
