@@ -78,6 +78,26 @@ fn a_signal_lets_what_runs_end_and_takes_nothing_new() {
 }
 
 #[test]
+fn a_request_that_runs_may_start_its_other_choices_after_the_signal() {
+    for stream in [false, true] {
+        let mut proxy = Proxy::fake().env("PROXY_SSE_MAX_CONCURRENCY", "1").file("seen", "").start();
+        let mut client = Connection::open(proxy.address);
+        let mut body = ask("[[gate go]] [[say x]]", stream);
+        body["n"] = json!(3);
+        client.post("/v1/chat/completions", &body);
+        until("its turn runs", PATIENCE, || proxy.calls("turn/start") == 1);
+        proxy.process.signal(Signal::TERM);
+        until("nothing new is taken", PATIENCE, || refuses_connections(&proxy));
+        proxy.home.write("go", "");
+        let answer = client.response(PATIENCE);
+        assert_eq!((answer.status, answer.text().matches("\"finish_reason\":\"stop\"").count()), (200, 3));
+        assert_eq!(proxy.calls("turn/start"), 3);
+        drop(client);
+        assert_eq!(proxy.process.wait(PATIENCE).code(), Some(0));
+    }
+}
+
+#[test]
 fn without_requests_the_end_comes_at_once() {
     let mut proxy = Proxy::fake().start();
     let begun = Instant::now();

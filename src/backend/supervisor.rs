@@ -100,7 +100,7 @@ impl Supervisor {
         wait: &Deadline,
     ) -> Result<String, TurnError> {
         loop {
-            let lease = self.lease(wait, turns.cancel())?;
+            let lease = self.lease(index > 0, wait, turns.cancel())?;
             match turns.start(index, lease, &self.0.config, request) {
                 Ok(id) => return Ok(id),
                 Err(Unstarted::Failed(error)) => return Err(error),
@@ -118,13 +118,13 @@ impl Supervisor {
         let known = self.0.state().models.clone();
         match known {
             Some(models) => Ok(models),
-            None => self.wait_for(wait, cancel, |state| state.models.clone().map(Ok)),
+            None => self.wait_for(false, wait, cancel, |state| state.models.clone().map(Ok)),
         }
     }
 
-    fn lease(&self, wait: &Deadline, cancel: &Cancel) -> Result<Lease, TurnError> {
+    fn lease(&self, runs: bool, wait: &Deadline, cancel: &Cancel) -> Result<Lease, TurnError> {
         let _ = self.0.events.send(Event::Look);
-        self.wait_for(wait, cancel, |state| {
+        self.wait_for(runs, wait, cancel, |state| {
             let current = state.current.as_ref().filter(|current| current.is_alive())?;
             match &current.unusable {
                 None => Some(Ok(Lease::take(current, &self.0.events))),
@@ -135,8 +135,11 @@ impl Supervisor {
         })
     }
 
+    /// Waits until `look` finds something. Once the program is being stopped, only a request that `runs`, of which some
+    /// choices have begun, may go on; `cancel` ends that with the grace.
     fn wait_for<T>(
         &self,
+        runs: bool,
         wait: &Deadline,
         cancel: &Cancel,
         look: impl Fn(&State) -> Option<Result<T, TurnError>>,
@@ -148,7 +151,7 @@ impl Supervisor {
             let (sender, woken) = bounded(1);
             {
                 let mut state = self.0.state();
-                if state.stopping {
+                if state.stopping && !runs {
                     let words = "The server is being stopped.";
                     return Err(TurnError::new(TurnErrorKind::ShuttingDown, words));
                 }
@@ -202,7 +205,7 @@ impl Supervisor {
         self.0.started.load(Ordering::Relaxed)
     }
 
-    /// From now on no turn is started.
+    /// From now on no request starts its first turn.
     pub fn stop_accepting(&self) {
         let mut state = self.0.state();
         state.stopping = true;
