@@ -109,6 +109,33 @@ fn replacements_under_load_fail_no_request() {
 }
 
 #[test]
+fn a_codex_that_takes_more_memory_than_the_one_before_it_has_not_grown() {
+    let bin = TempDir::new();
+    let codex = bin.path().join("codex");
+    std::fs::copy(model::example("fake-codex"), &codex).unwrap();
+    let proxy = Proxy::fake().env("CODEX_BIN", &codex).env("PROXY_APP_SERVER_GROWTH_MB", "32").start();
+    let measured = |number: u64, times: usize| {
+        until("it was measured", PATIENCE, || {
+            hello(&proxy, "x");
+            proxy.process.stderr().matches(&format!("app-server {number}: ")).count() >= times
+        });
+    };
+    measured(1, 1);
+    let old = proxy.app_server();
+    proxy.home.write("faults", "ballast=64");
+    std::fs::copy(&codex, bin.path().join("next")).unwrap();
+    std::fs::rename(bin.path().join("next"), &codex).unwrap();
+    wait_for_the_next(&proxy, &old, PATIENCE);
+    measured(2, 2);
+    assert!(!proxy.process.stderr().contains("has grown"), "{}", proxy.process.stderr());
+    // Nor are those after it compared with the first.
+    proxy.app_server().kill();
+    wait_for_starts(&proxy, 3, PATIENCE);
+    measured(3, 2);
+    assert!(!proxy.process.stderr().contains("has grown"), "{}", proxy.process.stderr());
+}
+
+#[test]
 fn changed_credentials_configuration_or_binary_are_in_use_within_two_seconds() {
     let bin = TempDir::new();
     let codex = bin.path().join("codex");

@@ -14,7 +14,7 @@ use super::dialect::errors::Refusal;
 use super::generation::Generation;
 use super::router::{Cause, Reply};
 use super::shared::{Event, Shared};
-use super::sources::Sources;
+use super::sources::{Sources, Stamp};
 use super::start::{Knowledge, Start};
 use crate::threads;
 
@@ -80,7 +80,7 @@ pub(super) struct Task {
     next_look: Instant,
     next_measure: Instant,
     measure: bool,
-    fresh: Option<u64>,
+    fresh: Option<(Option<Stamp>, u64)>,
     want: Option<&'static str>,
     /// Files that no codex could be started from, and when to try again with the very same.
     refused: Option<(Sources, Instant)>,
@@ -391,9 +391,12 @@ impl Task {
         let limit = self.shared.config.app_server_growth_mb.saturating_mul(1024 * 1024);
         let Some(tracked) = self.tracked.last_mut().filter(|tracked| tracked.leaving.is_none()) else { return };
         let Some(resident) = tracked.generation.resident() else { return };
-        // A later one may be measured only when it is busy already; the smallest of all is what a fresh one takes.
-        let fresh = *tracked.baseline.get_or_insert(resident.min(self.fresh.unwrap_or(resident)));
-        self.fresh = Some(fresh);
+        // A later one may be measured only when it is busy already; the smallest of all that were made from the same
+        // binary is what a fresh one takes.
+        let binary = &tracked.generation.sources.binary_stamp;
+        let smallest = self.fresh.as_ref().filter(|(of, _)| of == binary).map_or(resident, |(_, bytes)| *bytes);
+        let fresh = *tracked.baseline.get_or_insert(resident.min(smallest));
+        self.fresh = Some((binary.clone(), fresh));
         log::debug!("app-server {}: {} MB", tracked.generation.number, resident >> 20);
         if resident > fresh.saturating_add(limit) {
             self.want = Some("its memory has grown");

@@ -7,6 +7,7 @@
 //! | `exit-after=N` | ends after N lines were read |
 //! | `deaf-after=N` | reads nothing more after N lines |
 //! | `stderr=BYTES` | so many bytes on stderr at start |
+//! | `ballast=MB` | so much memory is taken from the start |
 //! | `ignore-eof`, `ignore-term` | does not end when it should |
 //! | `heir` | starts a program that keeps stdout open until `$FAKE_CODEX_DIR` goes |
 //! | `garbage` | lines that are no messages before every reply |

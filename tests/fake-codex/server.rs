@@ -308,6 +308,7 @@ pub(crate) fn run() -> std::io::Result<()> {
     if faults.has("heir") {
         faults::leave_an_heir()?;
     }
+    let _ballast = vec![1_u8; usize::try_from(faults.number("ballast").unwrap_or(0) << 20).unwrap_or(0)];
     crate::flood_stderr(faults.number("stderr").unwrap_or(0));
     let (exit_after, deaf_after) = (faults.number("exit-after"), faults.number("deaf-after"));
     let ignore_eof = faults.has("ignore-eof");
