@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, select, unbounded};
 use serde::Serialize;
 
+use super::generation::Generation;
 use super::process::Starting;
 use super::shared::{Event, Lease, Shared, State};
 use super::sources::Sources;
@@ -124,12 +125,15 @@ impl Supervisor {
 
     fn lease(&self, runs: bool, wait: &Deadline, cancel: &Cancel) -> Result<Lease, TurnError> {
         let _ = self.0.events.send(Event::Look);
+        // Somebody may have logged in just now; then the next generation is on its way.
+        let unusable = self.0.state().current.clone().filter(|current| current.unusable.is_some());
+        let changed = |current: &Arc<Generation>| Sources::look(&self.0.config) != current.sources;
+        let outdated = unusable.filter(changed).map(|current| current.number);
         self.wait_for(runs, wait, cancel, |state| {
             let current = state.current.as_ref().filter(|current| current.is_alive())?;
             match &current.unusable {
                 None => Some(Ok(Lease::take(current, &self.0.events))),
-                // Somebody may have logged in just now; then the next generation is on its way.
-                Some(_) if Sources::look(&self.0.config) != current.sources => None,
+                Some(_) if outdated == Some(current.number) => None,
                 Some(words) => Some(Err(TurnError::new(TurnErrorKind::Unauthorized, format!("{words}.")))),
             }
         })
