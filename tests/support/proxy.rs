@@ -173,7 +173,7 @@ impl Proxy {
             "thread/start" => &["thread/resume", "newConversation"],
             "turn/start" => &["sendUserMessage", "sendUserTurn"],
             "turn/interrupt" => &["interruptConversation"],
-            "thread/unsubscribe" => &["thread/archive", "archiveConversation"],
+            "thread/unsubscribe" => &["removeConversationListener"],
             _ => &[],
         };
         let names: Vec<String> =
