@@ -29,7 +29,7 @@
 //! | `supervisor` | 1 | decides which codex serves; never waits for codex | when the last codex is gone |
 //! | `codex-start` | 1 at most | brings up the next codex | when it is ready or has failed |
 //! | `codex-stdin`, `codex-stdout`, `codex-stderr` | one each for each codex process | write, read and route, drain | with the process |
-//! | `codex-once` | 1 for each such process | reads what `codex debug models` prints | when nobody holds its stdout any more |
+//! | `codex-once` | 1 for each such process | reads what `codex --version` and `codex debug models` print | when nobody holds its stdout any more |
 //! | `log` | 1 | writes what was logged to stderr, so that nobody else waits for it | with the program |
 //! | `ctrl-c` | 1 | turns signals into messages (a thread of `ctrlc`) | with the program |
 //!

@@ -1,6 +1,7 @@
 //! JSON-RPC with one codex process: a reader that blocks on nothing but `read`, a writer that alone touches stdin, and
 //! calls that never wait without a deadline.
 
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, ChildStdout};
@@ -35,6 +36,17 @@ pub enum CallError {
     Refused(RpcError),
     /// Nobody wants the answer any more.
     Cancelled(CancelCause),
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed(cause) => cause.fmt(f),
+            Self::Deadline(words) => f.write_str(words),
+            Self::Refused(error) => f.write_str(&error.message),
+            Self::Cancelled(cause) => cause.error().fmt(f),
+        }
+    }
 }
 
 /// How long a call may take, and who may give it up while it is not under way.
@@ -168,6 +180,13 @@ impl Connection {
     /// Closes codex's stdin once what waits has been written; codex ends by that.
     pub fn close_stdin(&self) {
         let _ = self.control.send(Control::Close);
+    }
+
+    /// Ends a process that nobody needs, within half a second; returns its last words.
+    pub fn end(&self) -> Vec<String> {
+        self.close_stdin();
+        self.group.end();
+        self.group.last_words()
     }
 
     fn send(&self, line: Vec<u8>) {

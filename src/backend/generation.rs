@@ -3,11 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use serde_json::{Map, Value};
-
 use super::connection::Connection;
-use super::dialect::capabilities::Capabilities;
-use super::dialect::{Dialect, Session};
+use super::dialect::Session;
 use super::home::Home;
 use super::sources::Sources;
 use crate::turn::Models;
@@ -17,12 +14,8 @@ use crate::turn::Models;
 pub struct Generation {
     /// Counts from one.
     pub number: u64,
-    /// The wire.
-    pub connection: Arc<Connection>,
-    /// The protocol.
-    pub dialect: Dialect,
-    /// What this version can do.
-    pub capabilities: Capabilities,
+    /// The wire, the protocol and what is the same for all turns.
+    pub session: Session,
     /// What can be asked for.
     pub models: Arc<Models>,
     /// Why turns would fail for want of credentials.
@@ -31,13 +24,6 @@ pub struct Generation {
     pub sources: Sources,
     /// Turns that run on it.
     pub turns: AtomicUsize,
-    pub(super) model: Option<String>,
-    pub(super) base_instructions: Option<String>,
-    pub(super) sandbox: &'static str,
-    pub(super) cwd: String,
-    pub(super) lean: bool,
-    pub(super) joined: bool,
-    pub(super) thread_config: Option<Map<String, Value>>,
     /// What this home costs.
     pub(super) costs: Vec<String>,
     // Last: removed when nothing uses it any more.
@@ -45,51 +31,22 @@ pub struct Generation {
 }
 
 impl Generation {
-    /// What is the same for all its turns.
-    pub fn session(&self) -> Session<'_> {
-        Session {
-            capabilities: &self.capabilities,
-            model: self.model.as_deref(),
-            cwd: &self.cwd,
-            sandbox: self.sandbox,
-            base_instructions: self.base_instructions.as_deref(),
-            thread_config: self.thread_config.as_ref(),
-            lean: self.lean,
-            joined: self.joined,
-            codex_tools: self.capabilities.codex_tools(self.lean),
-        }
-    }
-
-    /// `native` or `joined`.
-    pub fn prompt(&self) -> &'static str {
-        if self.joined { "joined" } else { "native" }
+    /// The wire.
+    pub fn connection(&self) -> &Connection {
+        &self.session.connection
     }
 
     /// What this version or home cannot do, and what it costs.
     pub fn degraded(&self) -> Vec<String> {
-        let mut degraded = self.capabilities.degraded(self.lean);
+        let Session { capabilities, lean, base_instructions, .. } = &self.session;
+        let mut degraded = capabilities.degraded(*lean);
         degraded.extend_from_slice(&self.costs);
-        if self.lean && self.base_instructions.is_none() {
+        if *lean && base_instructions.is_none() {
             degraded.push(
                 "the model's service takes codex's own base instructions only: they are in each request".to_owned(),
             );
         }
         degraded
-    }
-
-    /// Memory in bytes; `None` once it is gone.
-    pub fn resident(&self) -> Option<u64> {
-        self.connection.group.resident()
-    }
-
-    /// Whether the files that it needs are still there.
-    pub fn is_whole(&self) -> bool {
-        self.home.is_whole()
-    }
-
-    /// Bytes of its databases.
-    pub fn disk(&self) -> u64 {
-        self.home.disk()
     }
 
     /// How many turns run on it.
@@ -99,6 +56,6 @@ impl Generation {
 
     /// Whether its process is still there, as far as is known.
     pub fn is_alive(&self) -> bool {
-        self.connection.router.closed().is_none()
+        self.connection().router.closed().is_none()
     }
 }

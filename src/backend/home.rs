@@ -51,6 +51,14 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     written
 }
 
+/// Links `path` to a file, there or not: a later login goes through it.
+///
+/// # Errors
+/// Those of the file system.
+pub fn link(file: &Path, path: &Path) -> io::Result<()> {
+    symlink(std::path::absolute(file)?, path)
+}
+
 impl Base {
     /// The proxy's directory in `codex_home`, which is made (0700) when it is missing; where that cannot be written, one
     /// in the system's temporary directory.
@@ -201,14 +209,6 @@ impl Home {
         let files = fs::read_dir(self.sqlite()).into_iter().flatten().flatten();
         files.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
     }
-
-    /// Links `name` to the file of that name in the person's `codex_home`, there or not: a later login goes through it.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn link(&self, codex_home: &Path, name: &str) -> io::Result<()> {
-        symlink(std::path::absolute(codex_home)?.join(name), self.dir.join(name))
-    }
 }
 
 impl Drop for Home {
@@ -281,7 +281,7 @@ mod tests {
         write_private(&file, b"model = 1").unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"model = 1");
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
-        home.link(&codex_home, "auth.json").unwrap();
+        link(&codex_home.join("auth.json"), &home.dir().join("auth.json")).unwrap();
         assert!(!home.dir().join("auth.json").exists());
         fs::write(codex_home.join("auth.json"), "{}").unwrap();
         assert_eq!(fs::read(home.dir().join("auth.json")).unwrap(), b"{}");

@@ -26,6 +26,9 @@ pub struct Person {
     config: PersonConfig,
     #[serde(default)]
     origins: BTreeMap<String, Value>,
+    /// Whether codex did not read it itself.
+    #[serde(default)]
+    by_text: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -59,12 +62,10 @@ pub struct Outside<'a> {
 pub struct Inherited {
     /// Text of its config.toml.
     pub config: String,
+    /// What a codex on the person's own home has to be told beside its config.toml; no secret is in it.
+    pub keys: Vec<(String, Value)>,
     /// The model of the settings or the configuration, if one is named.
     pub model: Option<String>,
-    /// The provider to select by `--config`, because it is made here or forced.
-    pub provider: Option<String>,
-    /// The definition of that provider where it is made here; it holds no secret.
-    pub definition: Option<Value>,
     /// Whether a name that is not listed may be a model too.
     pub open: bool,
     /// The variable that holds the provider's key.
@@ -96,7 +97,7 @@ pub fn read_text(text: &str) -> Result<Person, String> {
     let mut config = config_text::read(text).ok_or("config.toml is written in a way that is not understood here")?;
     merge_profile(&mut config);
     let origins = config.clone();
-    serde_json::from_value(json!({"config": config, "origins": origins}))
+    serde_json::from_value(json!({"config": config, "origins": origins, "by_text": true}))
         .map_err(|e| format!("config.toml has a value of the wrong type: {}", redacted(&e.to_string())))
 }
 
@@ -122,7 +123,12 @@ impl Person {
         let mut own = Map::new();
         let mut result =
             Inherited { model: outside.model.or(config.model.as_deref()).map(str::to_owned), ..Inherited::default() };
-        if let Some(model) = &config.model {
+        if self.by_text {
+            let words = "this codex does not tell what config.toml says: of it, model and providers carry over";
+            result.warnings.push(words.to_owned());
+        }
+        result.keys.extend(outside.model.map(|model| ("model".to_owned(), json!(model))));
+        if let Some(model) = &result.model {
             own.insert("model".to_owned(), json!(model));
         }
         if let Some(url) = self.set("chatgpt_base_url", &config.chatgpt_base_url) {
@@ -146,17 +152,12 @@ impl Person {
         let wanted = outside.provider.or(config.model_provider.as_deref()).unwrap_or("openai");
         let base_url = self.set("openai_base_url", &config.openai_base_url);
         let custom = config.model_providers.as_ref().and_then(|providers| providers.get(wanted));
-        let provider = match (custom, base_url) {
-            (Some(provider), _) if wanted != "openai" => {
+        let (id, definition) = match (custom, base_url) {
+            // Without a definition it is one that codex brings along (such as `oss`), or does not exist: codex knows.
+            (custom, _) if wanted != "openai" => {
                 result.open = true;
-                result.env_key = provider.get("env_key").and_then(Value::as_str).map(str::to_owned);
-                Some((wanted.to_owned(), provider.clone()))
-            }
-            _ if wanted != "openai" => {
-                // A provider that codex brings along (such as `oss`), or one that does not exist: codex knows.
-                result.open = true;
-                result.provider = Some(wanted.to_owned());
-                None
+                result.env_key = custom.and_then(|provider| provider.get("env_key")?.as_str()).map(str::to_owned);
+                (wanted, custom.cloned())
             }
             (_, url) if outside.api_key.is_some() && !outside.logged_in => {
                 result.open = true;
@@ -164,31 +165,38 @@ impl Person {
                 let url = url.unwrap_or(OPENAI);
                 let provider =
                     json!({"name": "OpenAI", "base_url": url, "wire_api": "responses", "env_key": "OPENAI_API_KEY"});
-                Some((KEY_PROVIDER.to_owned(), provider))
+                (KEY_PROVIDER, Some(provider))
             }
             // Left as openai_base_url, codex would try WebSocket first: 6 s on every completion at a gateway without it.
-            (_, Some(url)) => Some((
-                GATEWAY_PROVIDER.to_owned(),
-                json!({"name": "OpenAI", "base_url": url, "wire_api": "responses", "requires_openai_auth": true,
-                    "supports_websockets": false}),
-            )),
+            (_, Some(url)) => {
+                let provider = json!({"name": "OpenAI", "base_url": url, "wire_api": "responses",
+                    "requires_openai_auth": true, "supports_websockets": false});
+                (GATEWAY_PROVIDER, Some(provider))
+            }
             (_, None) => {
                 result.builtin = true;
-                None
+                (wanted, None)
             }
         };
-        if let Some((id, mut provider)) = provider {
+        let made = [KEY_PROVIDER, GATEWAY_PROVIDER].contains(&id);
+        if made || outside.provider.is_some() {
+            result.keys.push(("model_provider".to_owned(), json!(id)));
+        }
+        if !result.builtin {
+            own.insert("model_provider".to_owned(), json!(id));
+        }
+        if let Some(mut provider) = definition {
             // Where nobody set it, the working directory is that of the process which read it.
-            let cwd = format!("model_providers.{id}.auth.cwd");
             if let Some(auth) = provider.get_mut("auth").and_then(Value::as_object_mut)
-                && !self.origins.contains_key(&cwd)
+                && !self.origins.contains_key(&format!("model_providers.{id}.auth.cwd"))
             {
                 auth.remove("cwd");
             }
-            result.definition = Some(provider.clone()).filter(|_| [KEY_PROVIDER, GATEWAY_PROVIDER].contains(&&*id));
-            own.insert("model_provider".to_owned(), json!(id));
-            own.insert("model_providers".to_owned(), json!({ id.clone(): provider }));
-            result.provider = Some(id);
+            // One by one: 0.50 does not take them as one object.
+            let keys = provider.as_object().into_iter().flatten();
+            let keys = keys.map(|(key, value)| (format!("model_providers.{id}.{key}"), value.clone()));
+            result.keys.extend(keys.filter(|_| made));
+            own.insert("model_providers".to_owned(), json!({ id: provider }));
         }
         result.config = own.iter().filter_map(|(key, value)| Some(format!("{key} = {}\n", toml(value)?))).collect();
         result
@@ -219,7 +227,7 @@ mod tests {
 
     fn person(config: Value, origins: &[&str]) -> Person {
         let origins: Map<String, Value> = origins.iter().map(|key| ((*key).to_owned(), json!({}))).collect();
-        read(&json!({"config": config, "origins": origins}).to_string()).unwrap()
+        read(&json!({"config": config, "origins": origins, "by_text": true}).to_string()).unwrap()
     }
 
     #[test]
@@ -256,10 +264,10 @@ mod tests {
     fn a_base_url_becomes_a_provider_without_websockets_only_when_somebody_set_it() {
         let url = json!({"openai_base_url": "http://gw/v1"});
         let own = person(url.clone(), &["openai_base_url"]).inherit(&Outside::default());
-        assert_eq!(own.provider.as_deref(), Some("openai-gateway"));
+        assert!(own.config.contains("model_provider = \"openai-gateway\""));
         assert!(own.config.contains("supports_websockets\" = false") && !own.open);
         let own = person(url, &[]).inherit(&Outside::default());
-        assert!(own.builtin && own.config.is_empty() && own.provider.is_none());
+        assert!(own.builtin && own.config.is_empty() && own.keys.is_empty());
     }
 
     #[test]
@@ -267,7 +275,9 @@ mod tests {
         let key = Secret::new("sk-secret");
         let outside = |logged_in| Outside { api_key: Some(&key), logged_in, ..Outside::default() };
         let own = person(json!({}), &[]).inherit(&outside(false));
-        assert_eq!((own.provider.as_deref(), own.env_key.as_deref()), (Some(KEY_PROVIDER), Some("OPENAI_API_KEY")));
+        assert_eq!(own.env_key.as_deref(), Some("OPENAI_API_KEY"));
+        assert_eq!(own.keys[0], ("model_provider".to_owned(), json!(KEY_PROVIDER)));
+        assert!(own.keys.contains(&(format!("model_providers.{KEY_PROVIDER}.base_url"), json!(OPENAI))));
         assert!(own.open && !own.config.contains("sk-secret") && own.config.contains(OPENAI));
         assert!(person(json!({}), &[]).inherit(&outside(true)).builtin);
         let mock = json!({"model_provider": "mock", "model_providers": {"mock": {"name": "mock"}}});
@@ -279,10 +289,10 @@ mod tests {
         let text = "profile = 'p'\nmodel = 'a'\nopenai_base_url = 'http://gw/v1'\n[profiles.p]\nmodel = 'b'\nmodel_provider = 'mock'\n\
             [model_providers.mock]\nname = 'mock'\nbase_url = 'http://h/v1'\nenv_key = 'MOCK_KEY'\n";
         let own = read_text(text).unwrap().inherit(&Outside::default());
-        assert_eq!((own.model.as_deref(), own.provider.as_deref()), (Some("b"), Some("mock")));
-        assert_eq!(own.env_key.as_deref(), Some("MOCK_KEY"));
+        assert_eq!((own.model.as_deref(), own.env_key.as_deref()), (Some("b"), Some("MOCK_KEY")));
+        assert!(own.config.contains("model_provider = \"mock\"") && own.keys.is_empty());
         let own = read_text("openai_base_url = 'http://gw/v1'").unwrap().inherit(&Outside::default());
-        assert_eq!(own.provider.as_deref(), Some(GATEWAY_PROVIDER));
+        assert!(own.config.contains(GATEWAY_PROVIDER));
         assert!(read_text("model = [").is_err());
         let words = read_text("model_providers = 'sk-x'").unwrap_err();
         assert!(words.contains("string \"…\"") && !words.contains("sk-x"), "{words}");

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -37,10 +37,10 @@ pub struct Launch<'a> {
     pub args: &'a [String],
     /// Its `CODEX_HOME`.
     pub home: &'a Path,
-    /// Its `HOME`, where it is not to look into the person's.
-    pub user_home: Option<&'a Path>,
+    /// Whether that is its `HOME` too, so that it does not look into the person's.
+    pub bare: bool,
     /// Its empty working directory.
-    pub cwd: &'a Path,
+    pub cwd: PathBuf,
     /// How its lines are tagged in the log.
     pub tag: String,
 }
@@ -65,7 +65,7 @@ impl Starting {
     }
 
     /// Remembers a process; ends it if everything is being stopped.
-    pub fn set(&self, group: &Group) {
+    fn set(&self, group: &Group) {
         let mut slot = self.slot();
         if slot.0 {
             group.kill();
@@ -130,7 +130,7 @@ pub struct Started {
 
 fn command(launch: &Launch<'_>) -> Command {
     let mut command = Command::new(&launch.binary.path);
-    command.args(launch.args).current_dir(launch.cwd).process_group(0);
+    command.args(launch.args).current_dir(&launch.cwd).process_group(0);
     for (name, _) in std::env::vars_os() {
         // The proxy's own settings and secrets are none of codex's business; its RUST_LOG would put prompts on stderr.
         let text = name.to_string_lossy();
@@ -138,18 +138,19 @@ fn command(launch: &Launch<'_>) -> Command {
             command.env_remove(&name);
         }
     }
-    if let Some(home) = launch.user_home {
-        command.env("HOME", home);
+    if launch.bare {
+        command.env("HOME", launch.home);
     }
     command.env("CODEX_HOME", launch.home).env("NO_COLOR", "1");
     command
 }
 
-/// Starts codex with pipes on all three streams and a thread that drains stderr.
+/// Starts codex with pipes on all three streams and a thread that drains stderr. From then on a shutdown finds it in
+/// `starting`.
 ///
 /// # Errors
 /// The program cannot be started.
-pub fn start(launch: &Launch<'_>) -> io::Result<Started> {
+pub fn start(launch: &Launch<'_>, starting: &Starting) -> io::Result<Started> {
     let mut child = command(launch).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let (open, stderr_open) = bounded::<()>(0);
     let last_words = Arc::default();
@@ -164,6 +165,7 @@ pub fn start(launch: &Launch<'_>) -> io::Result<Started> {
         drain_stderr(stderr, &tag, &words);
         drop(open);
     })?;
+    starting.set(&group);
     Ok(Started { leader, stdin, stdout, group })
 }
 
@@ -207,9 +209,8 @@ impl Group {
         let _ = kill_process_group(self.pid, Signal::TERM);
     }
 
-    /// Asks the group to end, and ends it where it does not within half a second.
+    /// Ends the group of a process that does not end within half a second although its stdin is closed.
     pub fn end(&self) {
-        self.terminate();
         if self.stderr_open.recv_timeout(LAST_WORDS) == Err(RecvTimeoutError::Timeout) {
             self.kill();
         }
@@ -248,9 +249,9 @@ fn resident_of(pid: i32) -> Option<u64> {
 /// # Errors
 /// Words for a person: it cannot be started, is not done within `limit`, fails, or prints more than `max` bytes.
 pub fn run_once(launch: &Launch<'_>, starting: &Starting, limit: Duration, max: u64) -> Result<Vec<u8>, String> {
-    let Started { leader, stdin, stdout, group } = start(launch).map_err(|e| format!("cannot be started: {e}"))?;
+    let started = start(launch, starting).map_err(|e| format!("cannot be started: {e}"))?;
+    let Started { leader, stdin, stdout, group } = started;
     drop(stdin);
-    starting.set(&group);
     let (sender, output) = bounded(1);
     // Never joined: a program that codex left behind may keep its stdout open for ever.
     let reader = threads::spawn("codex-once", move || {
@@ -263,7 +264,6 @@ pub fn run_once(launch: &Launch<'_>, starting: &Starting, limit: Duration, max: 
     if output.is_err() {
         group.kill();
     }
-    starting.clear();
     let (output, status) = output.map_err(|_| format!("was not done after {} ms", limit.as_millis()))?;
     let output = output.map_err(|e| format!("gave nothing that can be read: {e}"))?;
     match status {

@@ -21,7 +21,7 @@ pub enum Event {
     /// A process is gone.
     Ended(u64, Cause),
     /// A start is over.
-    Started(Box<(Result<Generation, String>, Sources, Knowledge)>),
+    Started(Box<(Result<Generation, String>, Sources)>),
     /// A generation does not do what it is told.
     Suspect(u64, &'static str),
     /// A generation may not do what it is told: see whether it answers.
@@ -60,6 +60,8 @@ pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     /// The settings.
     pub(super) config: Arc<Config>,
+    /// What starts taught; held for a moment only.
+    pub(super) knowledge: Mutex<Knowledge>,
     /// What the thread is told.
     pub(super) events: Sender<Event>,
     /// What is being started.
@@ -76,6 +78,11 @@ impl Shared {
     /// The state, locked.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What starts taught, locked.
+    pub(super) fn knowledge(&self) -> MutexGuard<'_, Knowledge> {
+        self.knowledge.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has everybody who waits look again.

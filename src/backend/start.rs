@@ -1,8 +1,10 @@
 //! How a generation comes to be: a home, what the person's configuration says, a catalog, a process, its version, its
 //! login and its models. What a start learns, the next one knows.
 
+use std::fmt::Display;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -10,21 +12,23 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::binary::Binary;
 use super::connection::{CallError, Connection};
 use super::dialect::capabilities::{Capabilities, Feature};
 use super::dialect::errors::Refusal;
-use super::dialect::{Dialect, catalog, profile};
+use super::dialect::profile::{self, Keys};
+use super::dialect::{Dialect, Session, catalog};
 use super::generation::Generation;
-use super::home::{Base, Home, write_private};
+use super::home::{Base, Home, link, write_private};
 use super::inherit::{self, Inherited, Outside, Person};
-use super::process::{self, Group, Launch, Starting};
+use super::process::{self, Launch, run_once};
 use super::redact::for_clients;
 use super::router::Cause;
+use super::shared::Shared;
 use super::sources::{Sources, Stamp};
-use crate::config::{Config, Profile, names};
+use crate::config::{Profile, names};
 use crate::deadline::Deadline;
 use crate::turn::{Model, Models};
 
@@ -32,6 +36,8 @@ use crate::turn::{Model, Models};
 const ASK: Duration = Duration::from_secs(3);
 /// The same for models: 0.77 – 0.98 spend three seconds on them where the network is out of reach.
 const ASK_MODELS: Duration = Duration::from_secs(5);
+/// Longest run of `codex --version`, and most bytes that it may print.
+const VERSION: (Duration, u64) = (Duration::from_secs(2), 4096);
 /// The file with the number that codex gives its installation.
 const INSTALLATION: &str = "installation_id";
 /// How many keys a codex may refuse before it is given up.
@@ -40,30 +46,38 @@ const REFUSALS: usize = 8;
 /// What was learned from earlier starts.
 #[derive(Debug, Default)]
 pub struct Knowledge {
-    /// Keys that this binary refused.
-    refused: (Option<Stamp>, Vec<String>),
-    /// Methods that a codex made from this turned out not to have.
-    pub missing: Vec<(Sources, &'static str)>,
-    /// What of the lean profile the service refuses.
-    pub refusals: Vec<Refusal>,
-    /// What this binary is, and what it read of the person's configuration.
-    learned: Option<(Sources, Learned)>,
+    /// The binary that the next four are about.
+    binary: Option<Stamp>,
+    /// Keys that it refused.
+    refused: Vec<String>,
+    /// Methods that it turned out not to have.
+    missing: Vec<&'static str>,
+    /// What it is, and what it read of the configuration of this look.
+    learned: Option<(Option<Stamp>, Capabilities, Arc<Person>)>,
     /// The models that it listed, where it takes its time over them.
     models: Option<(Sources, Models)>,
+    /// What of the lean profile the service refuses.
+    pub refusals: Vec<Refusal>,
     /// What has been said once.
     said: Vec<String>,
 }
 
-/// What has to be known of a codex before it is started for service.
-#[derive(Clone, Debug)]
-struct Learned {
-    capabilities: Capabilities,
-    person: Arc<Person>,
-    /// What does not carry over, because this codex does not tell.
-    cost: Option<String>,
-}
-
 impl Knowledge {
+    /// Forgets what was learned of another binary.
+    fn turn_to(&mut self, binary: Option<&Stamp>) {
+        if self.binary.as_ref() != binary {
+            let (refusals, said) = (std::mem::take(&mut self.refusals), std::mem::take(&mut self.said));
+            *self = Self { binary: binary.cloned(), refusals, said, ..Self::default() };
+        }
+    }
+
+    /// A codex made from these turned out not to have a method.
+    pub fn lacks(&mut self, sources: &Sources, method: &'static str) {
+        if self.binary == sources.binary_stamp {
+            self.missing.push(method);
+        }
+    }
+
     fn say_once(&mut self, words: &str) {
         if !self.said.iter().any(|said| said == words) {
             log::warn!("{words}");
@@ -72,249 +86,287 @@ impl Knowledge {
     }
 }
 
-/// Everything that one start needs.
-pub struct Start<'a> {
-    /// The settings.
-    pub config: &'a Config,
-    /// The number of the generation.
-    pub number: u64,
-    /// What it is to be made from.
-    pub sources: Sources,
-    /// What earlier starts taught.
-    pub knowledge: &'a mut Knowledge,
-    /// Where the process can be found while it starts.
-    pub starting: &'a Starting,
+/// A start under way.
+struct Start<'a> {
+    shared: &'a Shared,
+    number: u64,
+    sources: Sources,
+    binary: Binary,
+    base: Base,
+    home: Home,
 }
 
-impl Start<'_> {
-    /// Makes a home, starts codex on it and asks what has to be known. Takes as long as the deadlines allow.
-    ///
-    /// # Errors
-    /// Words for a person.
-    pub fn run(mut self, on_end: impl Fn(Cause) + Clone + Send + 'static) -> Result<Generation, String> {
-        let began = Instant::now();
-        let lean = self.config.profile == Profile::Lean;
-        let binary = self.sources.binary.clone()?;
+/// Why there is no connection: words for a person, and the key that codex ended over.
+struct Unconnected {
+    words: String,
+    key: Option<String>,
+}
+
+/// Makes a home, starts codex on it and asks what has to be known. Takes as long as the deadlines allow.
+///
+/// # Errors
+/// Words for a person.
+pub(super) fn start(
+    shared: &Shared,
+    number: u64,
+    sources: Sources,
+    on_end: impl Fn(Cause) + Clone + Send + 'static,
+) -> Result<Generation, String> {
+    let began = Instant::now();
+    let binary = sources.binary.clone()?;
+    {
+        let mut knowledge = shared.knowledge();
+        knowledge.turn_to(sources.binary_stamp.as_ref());
         if binary.launcher {
-            self.knowledge.say_once(
+            knowledge.say_once(
                 "CODEX_BIN is a script and the native binary behind it was not found: codex may cost more memory",
             );
         }
-        if self.knowledge.refused.0 != self.sources.binary_stamp {
-            self.knowledge.refused = (self.sources.binary_stamp.clone(), Vec::new());
-        }
-        let base = Base::open(&self.config.codex_home.path)?;
-        let Learned { capabilities, person, cost } = self.learn(&base, &binary)?;
+    }
+    let base = Base::open(&shared.config.codex_home.path)?;
+    let home = base.create_home()?;
+    let start = Start { shared, number, sources, binary, base, home };
+    let generation = start.run(on_end)?;
+    let capabilities = &generation.session.capabilities;
+    log::info!(
+        "app-server {number} is ready after {} ms: codex {}, protocol {}, prompt {}, pid {}",
+        began.elapsed().as_millis(),
+        capabilities.version.map_or("of unknown version".to_owned(), |version| version.to_string()),
+        generation.session.dialect.name(),
+        generation.session.prompt(),
+        generation.session.connection.group.pid(),
+    );
+    let mut knowledge = shared.knowledge();
+    capabilities.remark().iter().chain(&generation.degraded()).for_each(|line| knowledge.say_once(line));
+    Ok(generation)
+}
+
+impl Start<'_> {
+    fn run(self, on_end: impl Fn(Cause) + Clone + Send + 'static) -> Result<Generation, String> {
+        let config = &self.shared.config;
+        let person_home = &config.codex_home.path;
+        let lean = config.profile == Profile::Lean;
+        let refusals = self.shared.knowledge().refusals.clone();
+        let (capabilities, person) = self.learn()?;
         let inherited = person.inherit(&Outside {
-            model: self.config.codex_model.as_deref(),
-            provider: self.config.force_provider.as_deref(),
-            api_key: self.config.openai_api_key.as_ref(),
+            model: config.codex_model.as_deref(),
+            provider: config.force_provider.as_deref(),
+            api_key: config.openai_api_key.as_ref(),
             logged_in: self.sources.auth.is_some(),
         });
-        let home = base.create_home()?;
         let bare = lean && !capabilities.has(Feature::SkillSettings);
-        self.furnish(&base, &home, &inherited, bare)?;
-        let mut costs: Vec<String> = base.temporary.iter().chain(&inherited.warnings).chain(&cost).cloned().collect();
-        if lean && self.config.codex_home.path.join(".env").exists() {
+        self.furnish(&inherited, bare).map_err(|e| format!("a home for codex cannot be furnished: {e}"))?;
+        let mut costs: Vec<String> = self.base.temporary.iter().chain(&inherited.warnings).cloned().collect();
+        if lean && person_home.join(".env").exists() {
             costs.push(
                 "CODEX_HOME has a .env, which is not carried over: put the variables that a provider needs \
                  into the environment of this program"
                     .to_owned(),
             );
         }
-        let codex_home = if lean { home.dir() } else { &self.config.codex_home.path };
-        let derived =
-            lean && capabilities.has(Feature::Catalog) && !self.knowledge.refusals.contains(&Refusal::Catalog);
-        let catalog = if derived { self.catalog(&base, &home, &binary, &inherited) } else { None };
-        let provider = if lean {
-            inherited.provider.as_deref().map(|provider| (provider, None))
-        } else if inherited.definition.is_some() {
-            inherited.provider.as_deref().map(|provider| (provider, inherited.definition.as_ref()))
+        let mut keys = Keys::new(config.sandbox.as_str(), &self.home.sqlite());
+        if lean {
+            keys.add_lean(&capabilities);
         } else {
-            self.config.force_provider.as_deref().map(|provider| (provider, None))
-        };
-        let sqlite = home.sqlite();
-        let overrides = profile::Overrides {
-            lean: lean.then_some(&capabilities),
-            sandbox: self.config.sandbox.as_str(),
-            model: self.config.codex_model.as_deref(),
-            provider,
-            sqlite: &sqlite,
-            catalog: catalog.as_deref(),
-            refused: &[],
-        };
+            inherited.keys.iter().for_each(|(key, value)| keys.add(key, value.clone()));
+        }
+        if lean && capabilities.has(Feature::Catalog) && !refusals.contains(&Refusal::Catalog) {
+            let keep_instructions = refusals.contains(&Refusal::Instructions);
+            let catalog = self.catalog(&inherited, keep_instructions);
+            catalog.iter().for_each(|catalog| keys.add("model_catalog_json", &*catalog.to_string_lossy()));
+        }
+        let codex_home = if lean { self.home.dir() } else { person_home };
+        let muted = capabilities.muted(config.protocol);
         let (connection, agent) = loop {
-            let args = match capabilities.has(Feature::StartConfig) {
-                true => profile::arguments(&profile::Overrides { refused: &self.knowledge.refused.1, ..overrides }),
-                false => vec!["app-server".to_owned()],
-            };
-            log::info!("spawning (app-server): {} {}", binary.path.display(), args.join(" "));
-            let launch = LaunchIn { bare, ..self.launch(&binary, &args, codex_home, &home) };
+            let refused = self.shared.knowledge().refused.clone();
+            refused.iter().for_each(|key| keys.leave_out(key));
+            let args =
+                if capabilities.has(Feature::StartConfig) { keys.arguments() } else { vec!["app-server".to_owned()] };
+            log::info!("spawning (app-server): {} {}", self.binary.path.display(), args.join(" "));
             match self.connect(
-                &launch,
-                capabilities.muted(self.config.protocol),
-                self.config.debug_app_server,
+                &Launch { bare, ..self.launch(&args, codex_home) },
+                muted,
+                config.debug_app_server,
                 on_end.clone(),
             ) {
                 Ok(connected) => break connected,
-                Err(Unconnected::Refused(key)) if self.knowledge.refused.1.len() < REFUSALS => {
+                Err(Unconnected { key: Some(key), .. }) if refused.len() < REFUSALS => {
                     log::info!("this codex does not take `{key}`; starting without it");
-                    self.knowledge.refused.1.push(key);
+                    self.shared.knowledge().refused.push(key);
                 }
-                Err(Unconnected::Refused(key)) => {
-                    return Err(format!("codex refuses too many settings, such as `{key}`"));
-                }
-                Err(Unconnected::Failed(words)) => return Err(self.presentable(&home, &words)),
+                Err(Unconnected { words, .. }) => return Err(words),
             }
         };
-        let api_key = inherited.env_key.as_deref() == Some(names::OPENAI_API_KEY);
-        let refused = &self.knowledge.refused.1;
-        let thread_config = profile::thread_config(&profile::Overrides { refused, ..overrides }, api_key);
-        let generation = self.settle(connection, &agent, inherited, home, costs, thread_config);
-        self.starting.clear();
-        let generation = generation?;
-        let kept = base.file(INSTALLATION);
-        if lean && !kept.exists() && !self.config.codex_home.path.join(INSTALLATION).exists() {
-            // Else each codex of a home without one would pass for another installation.
-            let made = fs::read(generation.home.dir().join(INSTALLATION)).and_then(|id| write_private(&kept, &id));
-            made.unwrap_or_else(|e| log::debug!("no {INSTALLATION} is kept: {e}"));
+        // What cannot be answered from here on stays open: it is no failure.
+        let chosen = Capabilities::of(&agent).and_then(|mut capabilities| {
+            self.shared.knowledge().missing.iter().for_each(|method| capabilities.correct(method));
+            let (dialect, joined) = capabilities.choose(config.protocol, config.prompt_mode)?;
+            Ok((capabilities, dialect, joined))
+        });
+        let (capabilities, dialect, joined) = chosen.inspect_err(|_| drop(connection.end()))?;
+        if dialect == Dialect::V1 {
+            connection.router.route_by_conversation();
         }
-        let version =
-            generation.capabilities.version.map_or("of unknown version".to_owned(), |version| version.to_string());
-        log::info!(
-            "app-server {} is ready after {} ms: codex {version}, protocol {}, prompt {}, pid {}",
-            generation.number,
-            began.elapsed().as_millis(),
-            generation.dialect.name(),
-            generation.prompt(),
-            generation.connection.group.pid(),
-        );
-        generation.capabilities.remark().iter().for_each(|remark| self.knowledge.say_once(remark));
-        generation.degraded().iter().for_each(|line| self.knowledge.say_once(line));
-        Ok(generation)
+        let env_key = inherited.env_key.as_deref();
+        let unusable = unusable(&connection, env_key, &Deadline::after(names::APP_SERVER_START, ASK));
+        let models = self.models(&connection, &capabilities, &inherited);
+        let base_instructions = lean && !refusals.contains(&Refusal::Instructions);
+        let thread_config = dialect == Dialect::V1 || !capabilities.has(Feature::StartConfig);
+        let session = Session {
+            connection,
+            dialect,
+            capabilities,
+            model: models.default.clone(),
+            cwd: self.home.scratch().to_string_lossy().into_owned(),
+            sandbox: config.sandbox.as_str(),
+            base_instructions: base_instructions.then(|| config.base_instructions.clone()),
+            thread_config: thread_config.then(|| keys.thread_config(env_key == Some(names::OPENAI_API_KEY))),
+            lean,
+            joined,
+        };
+        if lean {
+            self.keep_installation();
+        }
+        Ok(Generation {
+            number: self.number,
+            session,
+            models: Arc::new(models),
+            unusable,
+            sources: self.sources,
+            turns: AtomicUsize::new(0),
+            costs,
+            home: self.home,
+        })
     }
 
-    fn launch<'l>(&self, binary: &'l Binary, args: &'l [String], codex_home: &'l Path, home: &Home) -> LaunchIn<'l> {
+    fn launch<'l>(&'l self, args: &'l [String], codex_home: &'l Path) -> Launch<'l> {
         let tag = format!("app-server {}", self.number);
-        LaunchIn { binary, args, codex_home, bare: false, cwd: home.scratch(), tag }
+        Launch { binary: &self.binary, args, home: codex_home, bare: false, cwd: self.home.scratch(), tag }
     }
 
-    /// Puts into a home what codex needs there; into a `bare` one, what keeps it from bringing its skills.
-    fn furnish(&self, base: &Base, home: &Home, inherited: &Inherited, bare: bool) -> Result<(), String> {
-        let failed = |e: std::io::Error| format!("a home for codex cannot be furnished: {e}");
-        let person = &self.config.codex_home.path;
-        home.link(person, "auth.json").map_err(failed)?;
+    /// Puts into the home what codex needs there; into a `bare` one, what keeps it from bringing its skills.
+    fn furnish(&self, inherited: &Inherited, bare: bool) -> io::Result<()> {
+        let (person, own) = (&self.shared.config.codex_home.path, self.home.dir());
+        link(&person.join("auth.json"), &own.join("auth.json"))?;
         // Sent upstream; made anew where it is missing.
-        if let Ok(id) = fs::read(person.join(INSTALLATION)).or_else(|_| fs::read(base.file(INSTALLATION))) {
-            write_private(&home.dir().join(INSTALLATION), &id).map_err(failed)?;
+        if let Ok(id) = fs::read(person.join(INSTALLATION)).or_else(|_| fs::read(self.base.file(INSTALLATION))) {
+            write_private(&own.join(INSTALLATION), &id)?;
         }
         if bare {
-            fs::create_dir(home.dir().join("skills")).map_err(failed)?;
-            write_private(&home.dir().join("skills/.system"), b"").map_err(failed)?;
+            fs::create_dir(own.join("skills"))?;
+            write_private(&own.join("skills/.system"), b"")?;
         }
-        write_private(&home.dir().join("config.toml"), inherited.config.as_bytes()).map_err(failed)
+        write_private(&own.join("config.toml"), inherited.config.as_bytes())
     }
 
-    /// What codex this is and what the person's configuration says, as codex reads it on a home that holds nothing but a
-    /// link to it.
-    fn learn(&mut self, base: &Base, binary: &Binary) -> Result<Learned, String> {
-        if let Some((sources, learned)) = &self.knowledge.learned
-            && (&sources.config, &sources.binary_stamp) == (&self.sources.config, &self.sources.binary_stamp)
-        {
-            return Ok(learned.clone());
+    /// Keeps the number that codex gave an installation without one: else each home would pass for another.
+    fn keep_installation(&self) {
+        let kept = self.base.file(INSTALLATION);
+        if !kept.exists() && !self.shared.config.codex_home.path.join(INSTALLATION).exists() {
+            let made = fs::read(self.home.dir().join(INSTALLATION)).and_then(|id| write_private(&kept, &id));
+            made.unwrap_or_else(|e| log::debug!("no {INSTALLATION} is kept: {e}"));
         }
-        let home = base.create_home()?;
-        let file = self.config.codex_home.path.join("config.toml");
-        if self.sources.config.is_some() {
-            let linked = home.link(&self.config.codex_home.path, "config.toml");
-            linked.map_err(|e| format!("config.toml cannot be linked: {e}"))?;
+    }
+
+    /// What codex this is and what the person's configuration says.
+    fn learn(&self) -> Result<(Capabilities, Arc<Person>), String> {
+        let config = &self.sources.config;
+        let known = self.shared.knowledge().learned.clone();
+        if let Some((_, capabilities, person)) = known.filter(|(of, ..)| of == config) {
+            return Ok((capabilities, person));
         }
-        let args = profile::quiet_arguments(&home.sqlite());
-        let launch = self.launch(binary, &args, home.dir(), &home);
-        // Its answer holds secrets.
-        let connected = self.connect(&launch, &[], false, |_| {});
-        let (connection, agent) = connected.map_err(|e| match e {
-            Unconnected::Failed(words) => self.presentable(&home, &words),
-            Unconnected::Refused(key) => format!("codex refuses `{key}` of config.toml"),
-        })?;
-        let deadline = Deadline::after(names::APP_SERVER_START, self.config.app_server_start);
-        let asked = self.sources.config.as_ref();
-        let result = asked.map(|_| connection.call("config/read", json!({"includeLayers": false}), &deadline));
-        end(&connection);
-        self.starting.clear();
-        let capabilities = Capabilities::of(&agent)?;
-        let mut cost = None;
-        let person = match result {
-            None => Ok(Person::default()),
-            Some(Ok(result)) => Ok(inherit::read(&result)?),
-            Some(Err(CallError::Refused(error))) if error.is_unknown_method() => {
-                cost = Some(
-                    "this codex does not tell what config.toml says: of it, model and providers carry over".to_owned(),
-                );
-                let text = fs::read_to_string(file).map_err(|e| format!("config.toml cannot be read: {e}"))?;
-                Ok(inherit::read_text(&text)?)
-            }
-            Some(Err(CallError::Refused(error))) => Err(error.message),
-            Some(Err(CallError::Closed(cause))) => Err(explain(&connection.group, &cause)),
-            Some(Err(CallError::Deadline(words))) => return Err(words),
-            Some(Err(CallError::Cancelled(cause))) => return Err(cause.error().message),
+        let version = if config.is_none() { self.version() } else { None };
+        let (agent, person) = match version {
+            Some(agent) => (agent, Person::default()),
+            None => self.ask()?,
         };
-        let refused = |words: String| format!("codex does not take config.toml: {}", self.presentable(&home, &words));
-        let learned = Learned { capabilities, person: Arc::new(person.map_err(refused)?), cost };
-        self.knowledge.learned = Some((self.sources.clone(), learned.clone()));
+        let learned = (Capabilities::of(&agent)?, Arc::new(person));
+        self.shared.knowledge().learned = Some((config.clone(), learned.0, Arc::clone(&learned.1)));
         Ok(learned)
     }
 
-    /// Words of codex without the place of its home, which is another one each time, and without what clients are not told.
-    fn presentable(&self, home: &Home, words: &str) -> String {
-        let dirs = [home.dir(), &self.config.codex_home.path];
-        let words =
-            dirs.iter().fold(words.to_owned(), |words, dir| words.replace(&*dir.to_string_lossy(), "CODEX_HOME"));
-        for_clients(&words)
+    /// What `codex --version` prints, in the form of a user agent. `None`: nothing of the kind.
+    fn version(&self) -> Option<String> {
+        let args = ["--version".to_owned()];
+        let printed =
+            run_once(&self.launch(&args, self.home.dir()), &self.shared.starting, VERSION.0, VERSION.1).ok()?;
+        let agent = String::from_utf8(printed).ok()?.trim().replace(' ', "/");
+        Capabilities::of(&agent).is_ok_and(|found| found.version.is_some()).then_some(agent)
+    }
+
+    /// Has codex say what it is and read the configuration, on a home that holds nothing but a link to it.
+    fn ask(&self) -> Result<(String, Person), String> {
+        let (file, home) = (self.shared.config.codex_home.path.join("config.toml"), self.home.dir().join("reader"));
+        let exists = self.sources.config.is_some();
+        let linked = fs::create_dir_all(home.join("sqlite"))
+            .and_then(|()| if exists { link(&file, &home.join("config.toml")) } else { Ok(()) });
+        linked.map_err(|e| format!("config.toml cannot be linked: {e}"))?;
+        let args = Keys::new("read-only", &home.join("sqlite")).arguments();
+        // Its answer holds secrets.
+        let connected = self.connect(&self.launch(&args, &home), &[], false, |_| {});
+        let (connection, agent) = connected.map_err(|failure| failure.words)?;
+        let deadline = Deadline::after(names::APP_SERVER_START, self.shared.config.app_server_start);
+        let result = exists.then(|| connection.call("config/read", json!({"includeLayers": false}), &deadline));
+        let last_words = connection.end();
+        let person = match result {
+            None => Person::default(),
+            Some(Ok(result)) => inherit::read(&result)?,
+            Some(Err(CallError::Refused(error))) if error.is_unknown_method() => {
+                let text = fs::read_to_string(file).map_err(|e| format!("config.toml cannot be read: {e}"))?;
+                inherit::read_text(&text)?
+            }
+            Some(Err(error)) => {
+                let words = self.presentable(&error, &last_words);
+                return Err(format!("codex does not take config.toml: {words}"));
+            }
+        };
+        Ok((agent, person))
+    }
+
+    /// What went wrong and what codex complained of last, without the place of its home, which is another one each time,
+    /// and without what clients are not told.
+    fn presentable(&self, error: impl Display, last_words: &[String]) -> String {
+        let complaint = last_words.iter().skip_while(|line| !line.trim_start().starts_with("Error"));
+        let complaint = complaint.take_while(|line| !line.trim_start().starts_with("Stack backtrace"));
+        let words = complaint.fold(error.to_string(), |words, line| format!("{words}\n{line}"));
+        let dirs = [self.home.dir(), &self.shared.config.codex_home.path];
+        for_clients(&dirs.iter().fold(words, |words, dir| words.replace(&*dir.to_string_lossy(), "CODEX_HOME")))
     }
 
     /// The derived catalog, kept beside the homes until codex or, where it lists by account, the login changes.
-    fn catalog(&mut self, base: &Base, home: &Home, binary: &Binary, inherited: &Inherited) -> Option<PathBuf> {
-        let keep = self.knowledge.refusals.contains(&Refusal::Instructions);
+    fn catalog(&self, inherited: &Inherited, keep_instructions: bool) -> Option<PathBuf> {
         let bundled = !(inherited.builtin && self.sources.auth.is_some());
         let mut hasher = DefaultHasher::new();
         let account = if bundled { None } else { Some((&self.sources.auth, &inherited.config)) };
-        (&binary.path, &self.sources.binary_stamp, account, keep, env!("CARGO_PKG_VERSION")).hash(&mut hasher);
-        let kept = base.file(&format!("catalog-{:016x}.json", hasher.finish()));
-        let own = home.dir().join("catalog.json");
+        let of = (&self.binary.path, &self.sources.binary_stamp, account, keep_instructions, env!("CARGO_PKG_VERSION"));
+        of.hash(&mut hasher);
+        let kept = self.base.file(&format!("catalog-{:016x}.json", hasher.finish()));
+        let own = self.home.dir().join("catalog.json");
         // A machine that lost its power may have kept it in part.
         let read = fs::read(&kept).ok().filter(|json| serde_json::from_slice::<IgnoredAny>(json).is_ok());
         if read.is_some_and(|json| write_private(&own, &json).is_ok()) {
             return Some(own);
         }
         let make = |bundled| {
-            let args = catalog::arguments(bundled, &home.sqlite());
-            catalog::make(&self.launch(binary, &args, home.dir(), home).as_launch(), self.starting, keep)
+            let args = catalog::arguments(bundled, &self.home.sqlite());
+            catalog::make(&self.launch(&args, self.home.dir()), &self.shared.starting, keep_instructions)
         };
         let made = make(bundled).or_else(|words| if bundled { Err(words) } else { make(true) });
         let written = made.and_then(|catalog| {
             write_private(&own, &catalog).map_err(|e| e.to_string())?;
-            base.forget_files("catalog-");
+            self.base.forget_files("catalog-");
             // Another proxy may do the same right now; without a kept one the next start takes a little longer.
-            if let Err(e) = write_private(&kept, &catalog) {
-                log::debug!("the catalog is not kept: {e}");
-            }
-            Ok(())
+            write_private(&kept, &catalog).unwrap_or_else(|e| log::debug!("the catalog is not kept: {e}"));
+            Ok(own)
         });
-        match written {
-            Ok(()) => Some(own),
-            Err(words) => {
-                log::warn!(
-                    "`codex debug models` {words}: codex's own catalog is used, with the tools and texts that it adds"
-                );
-                None
-            }
-        }
+        let without = "codex's own catalog is used, with the tools and texts that it adds";
+        written.inspect_err(|words| log::warn!("`codex debug models` {words}: {without}")).ok()
     }
 
+    /// Starts an app-server and shakes hands with it; returns what it calls itself.
     fn connect(
         &self,
-        launch: &LaunchIn<'_>,
+        launch: &Launch<'_>,
         muted: &[&str],
         debug: bool,
         on_end: impl FnOnce(Cause) + Send + 'static,
@@ -325,158 +377,45 @@ impl Start<'_> {
             #[serde(default)]
             user_agent: String,
         }
-        let failed = |words: String| Unconnected::Failed(words);
-        let deadline = Deadline::after(names::APP_SERVER_START, self.config.app_server_start);
-        let started =
-            process::start(&launch.as_launch()).map_err(|e| failed(format!("codex cannot be started: {e}")))?;
-        self.starting.set(&started.group);
-        let connection =
-            Connection::open(started, debug, on_end).map_err(|e| failed(format!("no thread for codex: {e}")))?;
+        let config = &self.shared.config;
+        let deadline = Deadline::after(names::APP_SERVER_START, config.app_server_start);
+        let failed = |e: io::Error| Unconnected { words: format!("codex cannot be started: {e}"), key: None };
+        let started = process::start(launch, &self.shared.starting).map_err(failed)?;
+        let connection = Connection::open(started, debug, on_end).map_err(failed)?;
         let params = json!({
             "clientInfo": {"name": "codex-completions", "title": "codex-completions", "version": env!("CARGO_PKG_VERSION")},
             "capabilities": {"experimentalApi": true, "optOutNotificationMethods": muted},
         });
-        let words = match connection.call("initialize", params, &deadline) {
-            Ok(result) => match serde_json::from_str::<Reply>(&result) {
-                Ok(reply) => {
-                    connection.notify("initialized");
-                    return Ok((connection, reply.user_agent));
-                }
-                Err(e) => format!("codex answered initialize in an unknown form: {e}"),
-            },
-            Err(CallError::Closed(cause)) => {
-                let words = connection.group.last_words();
-                self.starting.clear();
-                return Err(match profile::refused_key(&words) {
-                    Some(key) => Unconnected::Refused(key),
-                    None => failed(explain(&connection.group, &cause)),
-                });
+        let reply =
+            connection.call("initialize", params, &deadline).map_err(|error| error.to_string()).and_then(|reply| {
+                let unknown = |e| format!("codex answered initialize in an unknown form: {e}");
+                serde_json::from_str::<Reply>(&reply).map_err(unknown)
+            });
+        match reply {
+            Ok(reply) => {
+                connection.notify("initialized");
+                Ok((connection, reply.user_agent))
             }
-            Err(CallError::Refused(error)) => format!("codex refused initialize: {}", error.message),
-            // 0.104 may not come to its complaint about a key before its stdin is closed.
-            Err(CallError::Deadline(words)) => {
-                connection.close_stdin();
-                if let Some(key) = profile::refused_key(&connection.group.last_words()) {
-                    return Err(Unconnected::Refused(key));
-                }
-                words
+            Err(words) => {
+                // 0.104 may not come to its complaint about a key before its stdin is closed.
+                let last_words = connection.end();
+                let key = profile::refused_key(&last_words);
+                Err(Unconnected { words: self.presentable(words, &last_words), key })
             }
-            Err(CallError::Cancelled(cause)) => cause.error().message,
-        };
-        connection.group.kill();
-        self.starting.clear();
-        Err(failed(words))
-    }
-
-    /// Asks what has to be known before the first turn. What cannot be answered stays open: it is no failure.
-    fn settle(
-        &mut self,
-        connection: Arc<Connection>,
-        agent: &str,
-        inherited: Inherited,
-        home: Home,
-        costs: Vec<String>,
-        thread_config: Map<String, Value>,
-    ) -> Result<Generation, String> {
-        let lean = self.config.profile == Profile::Lean;
-        let deadline = Deadline::after(names::APP_SERVER_START, ASK);
-        let chosen = Capabilities::of(agent).and_then(|mut capabilities| {
-            let missing = self.knowledge.missing.iter();
-            let missing = missing.filter(|(sources, _)| sources.binary_stamp == self.sources.binary_stamp);
-            missing.for_each(|(_, method)| capabilities.correct(method));
-            let (dialect, joined) = capabilities.choose(self.config.protocol, self.config.prompt_mode)?;
-            Ok((capabilities, dialect, joined))
-        });
-        let (capabilities, dialect, joined) = chosen.inspect_err(|_| end(&connection))?;
-        if dialect == Dialect::V1 {
-            connection.router.route_by_conversation();
         }
-        let unusable = unusable(&connection, inherited.env_key.as_deref(), &deadline);
-        let models = self.models(&connection, &capabilities, &inherited);
-        let threads = dialect == Dialect::V1 || !capabilities.has(Feature::StartConfig);
-        let base = lean
-            .then(|| self.config.base_instructions.clone())
-            .filter(|_| !self.knowledge.refusals.contains(&Refusal::Instructions));
-        Ok(Generation {
-            number: self.number,
-            dialect,
-            capabilities,
-            model: models.default.clone(),
-            models: Arc::new(models),
-            unusable,
-            sources: self.sources.clone(),
-            turns: AtomicUsize::new(0),
-            base_instructions: base,
-            sandbox: self.config.sandbox.as_str(),
-            cwd: home.scratch().to_string_lossy().into_owned(),
-            lean,
-            joined,
-            thread_config: threads.then_some(thread_config),
-            costs,
-            connection,
-            home,
-        })
     }
 
     /// The models that can be asked for; asked again only where that is quick.
-    fn models(&mut self, connection: &Connection, capabilities: &Capabilities, inherited: &Inherited) -> Models {
+    fn models(&self, connection: &Connection, capabilities: &Capabilities, inherited: &Inherited) -> Models {
         let slow = capabilities.has(Feature::SlowModelList);
-        if let Some((sources, models)) = self.knowledge.models.as_ref().filter(|_| slow)
-            && *sources == self.sources
-        {
-            return models.clone();
+        let known = self.shared.knowledge().models.clone();
+        if let Some((_, models)) = known.filter(|(of, _)| slow && *of == self.sources) {
+            return models;
         }
         let models = models(connection, inherited, &Deadline::after(names::APP_SERVER_START, ASK_MODELS));
-        self.knowledge.models = slow.then(|| (self.sources.clone(), models.clone()));
+        self.shared.knowledge().models = slow.then(|| (self.sources.clone(), models.clone()));
         models
     }
-}
-
-/// A [`Launch`] that owns its working directory.
-struct LaunchIn<'a> {
-    binary: &'a Binary,
-    args: &'a [String],
-    codex_home: &'a Path,
-    /// Whether the person's home directory is kept from it too.
-    bare: bool,
-    cwd: PathBuf,
-    tag: String,
-}
-
-impl LaunchIn<'_> {
-    fn as_launch(&self) -> Launch<'_> {
-        Launch {
-            binary: self.binary,
-            args: self.args,
-            home: self.codex_home,
-            user_home: self.bare.then_some(self.codex_home),
-            cwd: &self.cwd,
-            tag: self.tag.clone(),
-        }
-    }
-}
-
-enum Unconnected {
-    Refused(String),
-    Failed(String),
-}
-
-/// Ends a process that was only asked something.
-fn end(connection: &Connection) {
-    connection.close_stdin();
-    connection.group.end();
-}
-
-/// Why it ended, with what it said last.
-fn explain(group: &Group, cause: &Cause) -> String {
-    let words = group.last_words();
-    let complaint: Vec<&str> = words
-        .iter()
-        .map(|line| line.trim())
-        .skip_while(|line| !line.starts_with("Error"))
-        .take_while(|line| !line.starts_with("Stack backtrace"))
-        .collect();
-    if complaint.is_empty() { cause.to_string() } else { format!("{cause}: {}", complaint.join(" ")) }
 }
 
 /// Why turns would fail for want of credentials, if that is certain.

@@ -10,12 +10,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use serde_json::json;
 
-use super::dialect::errors::Refusal;
 use super::generation::Generation;
 use super::router::{Cause, Reply};
 use super::shared::{Event, Shared};
 use super::sources::{Sources, Stamp};
-use super::start::{Knowledge, Start};
+use super::start;
 use crate::threads;
 
 /// Time between pings while turns run, and otherwise.
@@ -86,9 +85,6 @@ pub(super) struct Task {
     refused: Option<(Sources, Instant)>,
     /// The failure that was logged last.
     told: Option<(Sources, String)>,
-    knowledge: Knowledge,
-    refusals: Vec<Refusal>,
-    missing: Vec<(Sources, &'static str)>,
     stopping: bool,
 }
 
@@ -110,9 +106,6 @@ impl Task {
             want: None,
             refused: None,
             told: None,
-            knowledge: Knowledge::default(),
-            refusals: Vec::new(),
-            missing: Vec::new(),
             stopping: false,
         }
     }
@@ -147,8 +140,8 @@ impl Task {
         match event {
             Event::Ended(number, cause) => self.ended(number, &cause),
             Event::Started(outcome) => {
-                let (result, sources, knowledge) = *outcome;
-                self.knowledge = knowledge;
+                let (result, sources) = *outcome;
+                self.shared.starting.clear();
                 self.started(result, sources);
             }
             Event::Suspect(number, why) => {
@@ -157,8 +150,8 @@ impl Task {
                 if let Some(tracked) = self.tracked.iter_mut().find(suspect) {
                     log::error!("app-server {number} is ended: {why}");
                     let cause = Cause::new(format!("the app-server was ended: {why}"));
-                    tracked.generation.connection.router.close(cause.clone());
-                    tracked.generation.connection.group.kill();
+                    tracked.generation.connection().router.close(cause.clone());
+                    tracked.generation.connection().group.kill();
                     // The next one does not wait for its end, which somebody who holds its pipes may delay for ever.
                     tracked.leaving = Some(Leaving::Killed);
                     let steady = tracked.ready_at.elapsed() >= STEADY;
@@ -173,17 +166,18 @@ impl Task {
             }
             Event::Missing(number, method) => {
                 let tracked = self.tracked.iter().find(|tracked| tracked.generation.number == number);
-                self.missing.extend(tracked.map(|tracked| (tracked.generation.sources.clone(), method)));
+                tracked.iter().for_each(|tracked| self.shared.knowledge().lacks(&tracked.generation.sources, method));
                 self.take_in(Event::Suspect(number, "it is another version than it says"));
             }
             Event::TurnEnded => self.measure = true,
             Event::Look => self.next_look = Instant::now(),
             Event::Refused(refusal) => {
-                if !self.refusals.contains(&refusal) {
+                let mut knowledge = self.shared.knowledge();
+                if !knowledge.refusals.contains(&refusal) {
                     log::warn!(
                         "the model's service refuses a part of the lean profile ({refusal:?}); doing without it from now on"
                     );
-                    self.refusals.push(refusal);
+                    knowledge.refusals.push(refusal);
                     self.want = Some("the service refuses a part of the lean profile");
                 }
             }
@@ -200,12 +194,12 @@ impl Task {
         let gone = |tracked: &Tracked| tracked.generation.number == number && !tracked.generation.is_alive();
         let Some(at) = self.tracked.iter().position(gone) else { return };
         let tracked = self.tracked.remove(at);
-        let (ignored, broken) = tracked.generation.connection.router.counts();
+        let (ignored, broken) = tracked.generation.connection().router.counts();
         let counts = format!("{ignored} of its lines concerned no turn, {broken} could not be read");
         if matches!(tracked.leaving, Some(Leaving::Eof(_) | Leaving::Term(_) | Leaving::Killed)) {
             log::info!("app-server {number} has gone; {counts}");
         } else {
-            log::error!("{cause} (number {number}, pid {}); {counts}", tracked.generation.connection.group.pid());
+            log::error!("{cause} (number {number}, pid {}); {counts}", tracked.generation.connection().group.pid());
         }
         if tracked.leaving.is_none() {
             self.died(tracked.ready_at.elapsed() >= STEADY, cause.to_string());
@@ -322,8 +316,11 @@ impl Task {
             let due = tracked.doubted || now >= tracked.next_ping();
             if tracked.pong.is_none() && works && due {
                 (tracked.last_ping, tracked.doubted) = (now, false);
-                tracked.pong =
-                    generation.connection.ask(generation.dialect.ping(), json!({})).ok().map(|pong| (pong, now + PONG));
+                tracked.pong = generation
+                    .connection()
+                    .ask(generation.session.dialect.ping(), json!({}))
+                    .ok()
+                    .map(|pong| (pong, now + PONG));
             }
         }
         for number in silent {
@@ -340,7 +337,7 @@ impl Task {
 
     fn retire(&mut self, now: Instant) {
         for tracked in &mut self.tracked {
-            let connection = &tracked.generation.connection;
+            let connection = tracked.generation.connection();
             tracked.leaving = match tracked.leaving {
                 Some(Leaving::WhenDone) if tracked.generation.running() > 0 && !self.stopping => continue,
                 Some(Leaving::WhenDone) => {
@@ -377,7 +374,7 @@ impl Task {
         let Some(current) = self.current() else { return };
         if sources != current.sources && self.refused.is_none() {
             self.want = Some("credentials, configuration or binary changed");
-        } else if !current.is_whole() {
+        } else if !current.home.is_whole() {
             self.want = Some("its home was removed");
         }
     }
@@ -390,7 +387,7 @@ impl Task {
         self.next_measure = now + MEASURE;
         let limit = self.shared.config.app_server_growth_mb.saturating_mul(1024 * 1024);
         let Some(tracked) = self.tracked.last_mut().filter(|tracked| tracked.leaving.is_none()) else { return };
-        let Some(resident) = tracked.generation.resident() else { return };
+        let Some(resident) = tracked.generation.connection().group.resident() else { return };
         // A later one may be measured only when it is busy already; the smallest of all that were made from the same
         // binary is what a fresh one takes.
         let binary = &tracked.generation.sources.binary_stamp;
@@ -400,7 +397,7 @@ impl Task {
         log::debug!("app-server {}: {} MB", tracked.generation.number, resident >> 20);
         if resident > fresh.saturating_add(limit) {
             self.want = Some("its memory has grown");
-        } else if tracked.generation.disk() > DISK {
+        } else if tracked.generation.home.disk() > DISK {
             self.want = Some("its log on disk has grown");
         }
     }
@@ -425,20 +422,13 @@ impl Task {
         self.starting = true;
         self.shared.started.fetch_add(1, Ordering::Relaxed);
         let (shared, number) = (Arc::clone(&self.shared), self.number);
-        let mut knowledge = std::mem::take(&mut self.knowledge);
-        knowledge.refusals = self.refusals.clone();
-        knowledge.missing = self.missing.clone();
         let begun = threads::spawn("codex-start", move || {
             let sources = Sources::look(&shared.config);
             let events = shared.events.clone();
             let on_end = move |cause| drop(events.send(Event::Ended(number, cause)));
-            let made = catch_unwind(AssertUnwindSafe(|| {
-                let (config, starting) = (&shared.config, &shared.starting);
-                let sources = sources.clone();
-                Start { config, number, sources, knowledge: &mut knowledge, starting }.run(on_end)
-            }));
+            let made = catch_unwind(AssertUnwindSafe(|| start::start(&shared, number, sources.clone(), on_end)));
             let result = made.unwrap_or_else(|_| Err("an error in this program; the log says where".to_owned()));
-            let _ = shared.events.send(Event::Started(Box::new((result, sources, knowledge))));
+            let _ = shared.events.send(Event::Started(Box::new((result, sources))));
         });
         if let Err(e) = begun {
             self.starting = false;

@@ -74,6 +74,7 @@ impl Supervisor {
             state: Mutex::new(state),
             config,
             events,
+            knowledge: Mutex::default(),
             starting: Starting::default(),
             began: Instant::now(),
             moved: AtomicU64::new(0),
@@ -185,10 +186,11 @@ impl Supervisor {
         let Some(current) = state.current.as_ref().filter(|current| current.is_alive()) else {
             return Status { ready: false, reason: state.reason.clone(), codex: None };
         };
+        let session = &current.session;
         let codex = CodexStatus {
-            version: current.capabilities.version.map_or("unknown".to_owned(), |version| version.to_string()),
-            dialect: current.dialect.name(),
-            prompt: current.prompt(),
+            version: session.capabilities.version.map_or("unknown".to_owned(), |version| version.to_string()),
+            dialect: session.dialect.name(),
+            prompt: session.prompt(),
             degraded: current.degraded(),
         };
         let reason = match (&current.unusable, state.stopping) {

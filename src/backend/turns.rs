@@ -2,14 +2,13 @@
 //! finished or everything is dropped, whatever happened: interrupted (once) if it still runs, its thread forgotten, its
 //! place on the generation given back.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{at, select};
 
 use super::connection::{CallError, Patience};
 use super::dialect::capabilities::Capabilities;
-use super::dialect::{Decoder, StartError, Thread, ToolNames, limits};
+use super::dialect::{Decoder, StartError, Thread, limits};
 use super::mailbox::{Delivery, Mailbox};
 use super::redact::redacted;
 use super::router::Cause;
@@ -86,25 +85,12 @@ impl Turns {
         let whole = Deadline::after(names::TIMEOUT, config.timeout);
         let idle = Deadline::after(names::IDLE_TIMEOUT, config.idle_timeout);
         let first = if idle.at < whole.at { idle } else { whole };
-        let cancel = self.cancel.clone();
-        let patience = Patience { deadline: &first, cancel: Some(&cancel) };
-        let generation = Arc::clone(&lease.generation);
-        let (connection, dialect, session) = (&generation.connection, generation.dialect, generation.session());
-        let failed = |error| unstarted(error, &lease, request);
-        let names = ToolNames::of(request, session.codex_tools);
-        let thread = dialect.start_thread(connection, &session, request, &names, patience).map_err(failed)?;
-        let release = |error| {
-            connection.router.unsubscribe(&thread.id);
-            dialect.release(connection, &session, &thread);
-            failed(error)
-        };
+        let patience = Patience { deadline: &first, cancel: Some(&self.cancel) };
         self.begun += 1;
         let key = self.begun;
         let inlet = self.mailbox.inlet(key, !request.tools.is_empty());
-        let subscribed = connection.router.subscribe(&thread.id, inlet);
-        subscribed.map_err(|cause| release(StartError::Early(CallError::Closed(cause))))?;
-        let decoder = dialect.start_turn(connection, &session, &thread, request, names, patience);
-        let decoder = decoder.map_err(release)?;
+        let started = lease.generation.session.start(request, inlet, patience);
+        let (thread, decoder) = started.map_err(|error| unstarted(error, &lease, request))?;
         let id = thread.id.clone();
         self.active.push(ActiveTurn {
             index,
@@ -234,7 +220,7 @@ impl ActiveTurn {
     fn say_when(&self, event: &mut TurnEvent) {
         if let TurnEvent::End(TurnOutcome { result: Err(error), .. }) = event
             && matches!(error.kind, TurnErrorKind::QuotaExhausted | TurnErrorKind::RateLimited)
-            && let Some(line) = self.lease.generation.connection.router.limits()
+            && let Some(line) = self.lease.generation.connection().router.limits()
         {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             error.retry_after = error.retry_after.or(limits::wait(&line, now));
@@ -261,20 +247,17 @@ impl ActiveTurn {
 
     fn interrupt(&mut self) {
         if self.decoder.running && !std::mem::replace(&mut self.interrupted, true) {
-            let generation = &self.lease.generation;
-            generation.dialect.interrupt(&generation.connection, &self.thread, self.decoder.turn());
+            self.lease.generation.session.interrupt(&self.thread, self.decoder.turn());
         }
     }
 }
 
 impl Drop for ActiveTurn {
     fn drop(&mut self) {
-        let generation = &self.lease.generation;
         if let Some(refusal) = self.decoder.refusal {
             self.lease.tell(Event::Refused(refusal));
         }
-        generation.connection.router.unsubscribe(&self.thread.id);
-        generation.dialect.release(&generation.connection, &generation.session(), &self.thread);
+        self.lease.generation.session.release(&self.thread);
     }
 }
 
@@ -297,10 +280,10 @@ fn unstarted(error: StartError, lease: &Lease, request: &TurnRequest) -> Unstart
         }
         StartError::Early(CallError::Refused(error)) | StartError::Late(CallError::Refused(error)) => {
             log::warn!("codex refused a turn: {} ({})", redacted(&error.message), error.code);
-            if let Some(method) = Capabilities::missing(&error, lease.generation.dialect) {
+            if let Some(method) = Capabilities::missing(&error, lease.generation.session.dialect) {
                 // Nobody else is to try it before the supervisor has seen to that.
                 let words = format!("codex does not know {method}");
-                lease.generation.connection.router.close(Cause::new(&words));
+                lease.generation.connection().router.close(Cause::new(&words));
                 lease.tell(Event::Missing(lease.generation.number, method));
                 return Unstarted::Lost(lost(&words));
             }

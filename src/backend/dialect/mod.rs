@@ -1,14 +1,16 @@
 //! The protocols of codex's app-server behind one closed enum, with one match for each operation.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::connection::{CallError, Connection, Patience};
+use super::mailbox::Inlet;
 use crate::turn::{TurnError, TurnErrorKind, TurnRequest};
 use capabilities::{Capabilities, Feature};
 pub use decoder::Decoder;
-use tool_names::CodexTools;
-pub use tool_names::ToolNames;
+use tool_names::ToolNames;
 
 pub mod capabilities;
 pub mod catalog;
@@ -33,33 +35,28 @@ pub enum Dialect {
 }
 
 /// What is the same for all turns of a generation.
-#[derive(Clone, Copy, Debug)]
-pub struct Session<'a> {
+#[derive(Debug)]
+pub struct Session {
+    /// The wire.
+    pub connection: Arc<Connection>,
+    /// The protocol.
+    pub dialect: Dialect,
     /// What this codex can do.
-    pub capabilities: &'a Capabilities,
+    pub capabilities: Capabilities,
     /// The model when a request names none.
-    pub model: Option<&'a str>,
+    pub model: Option<String>,
     /// The empty working directory.
-    pub cwd: &'a str,
+    pub cwd: String,
     /// Codex's name of the sandbox mode.
-    pub sandbox: &'a str,
+    pub sandbox: &'static str,
     /// Replaces codex's own instructions.
-    pub base_instructions: Option<&'a str>,
+    pub base_instructions: Option<String>,
     /// What each thread has to be told of the configuration, where `--config` at start does not reach it.
-    pub thread_config: Option<&'a Map<String, Value>>,
+    pub thread_config: Option<Map<String, Value>>,
     /// Whether codex is to add nothing of its own.
     pub lean: bool,
     /// Whether the conversation goes in as one text.
     pub joined: bool,
-    /// What codex offers the model of its own.
-    pub codex_tools: CodexTools,
-}
-
-impl Session<'_> {
-    /// The summary of reasoning to ask for. `None`: codex's choice.
-    fn summary<'r>(&self, request: &'r TurnRequest) -> Option<&'r str> {
-        request.summary.as_deref().or(self.capabilities.has(Feature::NoSummary).then_some("none"))
-    }
 }
 
 /// Codex's side of one turn: made for it, and forgotten after it.
@@ -69,25 +66,8 @@ pub struct Thread {
     pub id: String,
     /// The listener of v1.
     subscription: Option<String>,
-    /// The file that codex writes the conversation to, where it does.
+    /// The file that codex writes the conversation to, where it does (before 0.92).
     rollout: Option<String>,
-}
-
-impl Thread {
-    fn new(id: String, rollout: Option<String>) -> Self {
-        Self { id, subscription: None, rollout }
-    }
-
-    /// Takes it from the disk, where codex has written it there (before 0.92). It is not archived: that costs time, in 0.50
-    /// ten seconds in which codex answers nobody where its listener has not ended yet, which nothing tells. What codex keeps
-    /// in memory goes with the process, which is replaced when it has grown.
-    fn forget_file(&self) {
-        if let Some(rollout) = &self.rollout
-            && let Err(error) = std::fs::remove_file(rollout)
-        {
-            log::debug!("a conversation's file is not there: {error}");
-        }
-    }
 }
 
 /// Why a turn did not start.
@@ -133,66 +113,78 @@ impl Dialect {
             Self::V2 => "thread/loaded/list",
         }
     }
+}
 
-    /// Makes a thread for a request.
+impl Session {
+    /// `native` or `joined`.
+    pub fn prompt(&self) -> &'static str {
+        if self.joined { "joined" } else { "native" }
+    }
+
+    /// The summary of reasoning to ask for. `None`: codex's choice.
+    fn summary<'r>(&self, request: &'r TurnRequest) -> Option<&'r str> {
+        request.summary.as_deref().or(self.capabilities.has(Feature::NoSummary).then_some("none"))
+    }
+
+    /// Makes a thread for a request, whose lines go into `inlet` from now on, gives it its history and starts the turn.
     ///
     /// # Errors
-    /// See [`StartError`].
-    pub fn start_thread(
-        self,
-        connection: &Connection,
-        session: &Session<'_>,
+    /// See [`StartError`]; the thread is released.
+    pub fn start(
+        &self,
         request: &TurnRequest,
-        names: &ToolNames,
+        inlet: Inlet,
         patience: Patience<'_>,
-    ) -> Result<Thread, StartError> {
+    ) -> Result<(Thread, Decoder), StartError> {
         for (wanted, what, feature) in [
             (!request.tools.is_empty(), "Tools", Feature::Tools),
             (request.output_schema.is_some(), "Answers by a JSON schema", Feature::OutputSchema),
         ] {
-            if wanted && !session.capabilities.has(feature) {
-                return Err(StartError::Turn(session.capabilities.lacking(what, feature)));
+            if wanted && !self.capabilities.has(feature) {
+                return Err(StartError::Turn(self.capabilities.lacking(what, feature)));
             }
         }
-        match self {
-            Self::V1 => v1::start_thread(connection, session, request, patience),
-            Self::V2 => v2::start_thread(connection, session, request, names, patience),
-        }
-    }
-
-    /// Gives a thread its history and starts the turn on it.
-    ///
-    /// # Errors
-    /// See [`StartError`].
-    pub fn start_turn(
-        self,
-        connection: &Connection,
-        session: &Session<'_>,
-        thread: &Thread,
-        request: &TurnRequest,
-        names: ToolNames,
-        patience: Patience<'_>,
-    ) -> Result<Decoder, StartError> {
-        let turn = match self {
-            Self::V1 => v1::start_turn(connection, thread, request, patience).map(|()| String::new()),
-            Self::V2 => v2::start_turn(connection, session, thread, request, &names, patience),
+        let names = ToolNames::of(request, self.capabilities.codex_tools(self.lean));
+        let thread = match self.dialect {
+            Dialect::V1 => v1::start_thread(self, request, patience),
+            Dialect::V2 => v2::start_thread(self, request, &names, patience),
         }?;
-        Ok(Decoder::new(self, *session.capabilities, turn, names))
+        let subscribed = self.connection.router.subscribe(&thread.id, inlet);
+        let turn = subscribed.map_err(|cause| CallError::Closed(cause).into()).and_then(|()| match self.dialect {
+            Dialect::V1 => v1::start_turn(self, &thread, request, patience),
+            Dialect::V2 => v2::start_turn(self, &thread, request, &names, patience),
+        });
+        match turn {
+            Ok(turn) => Ok((thread, Decoder::new(self.dialect, self.capabilities, turn, names))),
+            Err(error) => {
+                self.release(&thread);
+                Err(error)
+            }
+        }
     }
 
     /// Asks codex to stop a turn.
-    pub fn interrupt(self, connection: &Connection, thread: &Thread, turn: &str) {
-        match self {
-            Self::V1 => v1::interrupt(connection, thread),
-            Self::V2 => v2::interrupt(connection, thread, turn),
+    pub fn interrupt(&self, thread: &Thread, turn: &str) {
+        match self.dialect {
+            Dialect::V1 => v1::interrupt(self, thread),
+            Dialect::V2 => v2::interrupt(self, thread, turn),
         }
     }
 
-    /// Lets codex forget a thread, and the disk too.
-    pub fn release(self, connection: &Connection, session: &Session<'_>, thread: &Thread) {
-        match self {
-            Self::V1 => v1::release(connection, thread),
-            Self::V2 => v2::release(connection, session, thread),
+    /// Forgets a thread: nothing of it is wanted any more, neither here nor at codex nor on the disk.
+    pub fn release(&self, thread: &Thread) {
+        self.connection.router.unsubscribe(&thread.id);
+        match self.dialect {
+            Dialect::V1 => v1::release(self, thread),
+            Dialect::V2 => v2::release(self, thread),
+        }
+        // It is not archived: that costs time, in 0.50 ten seconds in which codex answers nobody where its listener has
+        // not ended yet, which nothing tells. What codex keeps in memory goes with the process, which is replaced when it
+        // has grown.
+        if let Some(rollout) = &thread.rollout
+            && let Err(error) = std::fs::remove_file(rollout)
+        {
+            log::debug!("a conversation's file is not there: {error}");
         }
     }
 }

@@ -85,85 +85,64 @@ const ALWAYS: &[(&str, &str)] = &[
     ("suppress_unstable_features_warning", "true"),
 ];
 
-/// What differs from start to start.
-#[derive(Debug)]
-pub struct Overrides<'a> {
-    /// Whether codex is to add nothing of its own, and then which codex.
-    pub lean: Option<&'a Capabilities>,
-    /// One of codex's three sandbox modes.
-    pub sandbox: &'a str,
-    /// Overrides the model of the configuration.
-    pub model: Option<&'a str>,
-    /// Overrides the provider of the configuration, with its definition where codex does not find one.
-    pub provider: Option<(&'a str, Option<&'a Value>)>,
-    /// Where the databases go.
-    pub sqlite: &'a Path,
-    /// The derived catalog.
-    pub catalog: Option<&'a Path>,
-    /// Keys that this codex refused before.
-    pub refused: &'a [String],
-}
-
 /// What codex is told, key by key.
-fn keys(overrides: &Overrides<'_>) -> Vec<(String, Value)> {
-    let mut keys: Vec<(String, Value)> = Vec::new();
-    let mut add = |key: &str, value: Value| keys.push((key.to_owned(), value));
-    if let Some(model) = overrides.model {
-        add("model", model.into());
+#[derive(Debug)]
+pub struct Keys(Vec<(String, Value)>);
+
+impl Keys {
+    /// Those of both profiles, with one of codex's three sandbox modes and the place of its databases. Alone, they keep a
+    /// codex quiet that is only to read the person's configuration, whatever is switched on there.
+    pub fn new(sandbox: &str, sqlite: &Path) -> Self {
+        let mut keys = Self(Vec::new());
+        keys.add("sandbox_mode", sandbox);
+        keys.add("sqlite_home", &*sqlite.to_string_lossy());
+        keys.add_all(ALWAYS);
+        keys
     }
-    if let Some((provider, definition)) = overrides.provider {
-        add("model_provider", provider.into());
-        // One by one: 0.50 does not take them as one object.
-        for (key, value) in definition.and_then(Value::as_object).into_iter().flatten() {
-            add(&format!("model_providers.{provider}.{key}"), value.clone());
-        }
+
+    /// One more.
+    pub fn add(&mut self, key: &str, value: impl Into<Value>) {
+        self.0.push((key.to_owned(), value.into()));
     }
-    add("sandbox_mode", overrides.sandbox.into());
-    add("sqlite_home", overrides.sqlite.to_string_lossy().into());
-    if let Some(catalog) = overrides.catalog {
-        add("model_catalog_json", catalog.to_string_lossy().into());
+
+    fn add_all(&mut self, keys: &[(&str, &str)]) {
+        keys.iter().for_each(|(key, value)| self.add(key, serde_json::from_str::<Value>(value).unwrap_or_default()));
     }
-    let known = |value: &str| serde_json::from_str(value).unwrap_or_default();
-    ALWAYS.iter().for_each(|(key, value)| add(key, known(value)));
-    if let Some(capabilities) = overrides.lean {
-        LEAN.iter().for_each(|(key, value)| add(key, known(value)));
-        LEAN_FEATURES.iter().for_each(|feature| add(&format!("features.{feature}"), false.into()));
+
+    /// Those that keep this codex from adding anything.
+    pub fn add_lean(&mut self, capabilities: &Capabilities) {
+        self.add_all(LEAN);
+        LEAN_FEATURES.iter().for_each(|feature| self.add(&format!("features.{feature}"), false));
         if capabilities.has(Feature::AgentsSwitch) {
-            add(AGENTS, false.into());
+            self.add(AGENTS, false);
         }
         if !capabilities.has(Feature::Catalog) {
             // Else its models are asked to be brief (0.66 – 0.121); this is what their service does by itself.
-            add("model_verbosity", "medium".into());
+            self.add("model_verbosity", "medium");
         }
         if !capabilities.has(Feature::SkillSettings) {
-            LEAN_OLD.iter().for_each(|key| add(key, false.into()));
+            LEAN_OLD.iter().for_each(|key| self.add(key, false));
         }
     }
-    keys.retain(|(key, _)| !overrides.refused.iter().any(|refused| covers(refused, key)));
-    keys
-}
 
-/// The arguments of `codex`.
-pub fn arguments(overrides: &Overrides<'_>) -> Vec<String> {
-    let mut arguments = vec!["app-server".to_owned()];
-    for (key, value) in keys(overrides) {
-        let value = toml(&value).unwrap_or_default();
-        arguments.extend(["--config".to_owned(), format!("{key}={value}")]);
+    /// Leaves out what codex refused.
+    pub fn leave_out(&mut self, refused: &str) {
+        self.0.retain(|(key, _)| !covers(refused, key));
     }
-    arguments
-}
 
-/// The same for the `config` of a thread, where the arguments do not reach it.
-pub fn thread_config(overrides: &Overrides<'_>, api_key: bool) -> Map<String, Value> {
-    let mut config: Map<String, Value> = keys(overrides).into_iter().collect();
-    config.insert("preferred_auth_method".to_owned(), if api_key { "apikey" } else { "chatgpt" }.into());
-    config
-}
+    /// As arguments of `codex`.
+    pub fn arguments(&self) -> Vec<String> {
+        let value = |value| toml(value).unwrap_or_default();
+        let keys = self.0.iter().flat_map(|(key, of)| ["--config".to_owned(), format!("{key}={}", value(of))]);
+        std::iter::once("app-server".to_owned()).chain(keys).collect()
+    }
 
-/// The arguments of a codex that is to read the person's configuration and do nothing else, whatever is switched on there.
-pub fn quiet_arguments(sqlite: &Path) -> Vec<String> {
-    let sandbox = "read-only";
-    arguments(&Overrides { lean: None, sandbox, model: None, provider: None, sqlite, catalog: None, refused: &[] })
+    /// As the `config` of a thread, where the arguments do not reach it.
+    pub fn thread_config(self, api_key: bool) -> Map<String, Value> {
+        let mut config: Map<String, Value> = self.0.into_iter().collect();
+        config.insert("preferred_auth_method".to_owned(), if api_key { "apikey" } else { "chatgpt" }.into());
+        config
+    }
 }
 
 /// Finds the key that codex ended over: `` in `KEY` `` on its stderr. Only keys that may be left out are returned.
@@ -185,22 +164,17 @@ fn covers(refused: &str, key: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn overrides(refused: &[String]) -> Vec<String> {
-        let sqlite = Path::new("/h/sqlite");
-        arguments(&Overrides {
-            lean: Some(&Capabilities::of("x/0.169.0").unwrap()),
-            sandbox: "read-only",
-            model: Some("gpt-6-sol"),
-            provider: None,
-            sqlite,
-            catalog: None,
-            refused,
-        })
+    fn arguments(refused: &[String]) -> Vec<String> {
+        let mut keys = Keys::new("read-only", Path::new("/h/sqlite"));
+        keys.add("model", "gpt-6-sol");
+        keys.add_lean(&Capabilities::of("x/0.169.0").unwrap());
+        refused.iter().for_each(|key| keys.leave_out(key));
+        keys.arguments()
     }
 
     #[test]
     fn arguments_are_key_value_pairs_after_the_subcommand() {
-        let arguments = overrides(&[]);
+        let arguments = arguments(&[]);
         assert_eq!(arguments[0], "app-server");
         assert!(arguments[1..].chunks(2).all(|pair| pair[0] == "--config" && pair[1].contains('=')));
         for expected in
@@ -219,7 +193,7 @@ mod tests {
                 .into();
         let key = refused_key(&words).unwrap();
         assert_eq!(key, "skills");
-        assert!(!overrides(&[key]).iter().any(|argument| argument.starts_with("skills")));
+        assert!(!arguments(&[key]).iter().any(|argument| argument.starts_with("skills")));
         assert_eq!(refused_key(&["in `model_providers.x`".into()]), None);
         assert_eq!(refused_key(&["something else".into()]), None);
     }

@@ -11,13 +11,12 @@ use super::decoder::{Decoder, Pause, Tokens, raw};
 use super::errors::CodexError;
 use super::prompt::joined;
 use super::{Session, StartError, Thread, parse};
-use crate::backend::connection::{Connection, Patience};
+use crate::backend::connection::Patience;
 use crate::turn::{TurnEvent, TurnRequest};
 
 /// Starts a conversation for the request and listens to it.
 pub(super) fn start_thread(
-    connection: &Connection,
-    session: &Session<'_>,
+    session: &Session,
     request: &TurnRequest,
     patience: Patience<'_>,
 ) -> Result<Thread, StartError> {
@@ -32,7 +31,7 @@ pub(super) fn start_thread(
     struct Subscription {
         subscription_id: String,
     }
-    let mut config = session.thread_config.cloned().unwrap_or_default();
+    let mut config = session.thread_config.clone().unwrap_or_default();
     for (key, value) in [
         ("model_reasoning_effort", &request.effort),
         ("model_reasoning_summary", &session.summary(request).map(str::to_owned)),
@@ -42,54 +41,55 @@ pub(super) fn start_thread(
     }
     let mut params =
         json!({"cwd": session.cwd, "approvalPolicy": "never", "sandbox": session.sandbox, "config": config});
-    for (key, value) in
-        [("model", request.model.as_deref().or(session.model)), ("baseInstructions", session.base_instructions)]
-    {
+    for (key, value) in [
+        ("model", request.model.as_ref().or(session.model.as_ref())),
+        ("baseInstructions", session.base_instructions.as_ref()),
+    ] {
         if let Some(value) = value {
             params[key] = json!(value);
         }
     }
-    let result = connection.call("newConversation", params, patience)?;
+    let result = session.connection.call("newConversation", params, patience)?;
     let conversation: Conversation = parse("newConversation", &result)?;
-    let mut thread = Thread::new(conversation.conversation_id, conversation.rollout_path);
-    let listening = connection.call("addConversationListener", json!({"conversationId": thread.id}), patience);
+    let mut thread =
+        Thread { id: conversation.conversation_id, subscription: None, rollout: conversation.rollout_path };
+    let listening = session.connection.call("addConversationListener", json!({"conversationId": thread.id}), patience);
     let listening = listening.map_err(StartError::from);
     match listening.and_then(|result| parse::<Subscription>("addConversationListener", &result)) {
         Ok(subscription) => thread.subscription = Some(subscription.subscription_id),
         Err(error) => {
-            release(connection, &thread);
+            session.release(&thread);
             return Err(error);
         }
     }
     Ok(thread)
 }
 
-/// Starts the turn: by one call, as `sendUserTurn` beside it would run the prompt twice. This one's form never changed.
+/// Starts the turn, which has no id: by one call, as `sendUserTurn` beside it would run the prompt twice. This one's form never changed.
 pub(super) fn start_turn(
-    connection: &Connection,
+    session: &Session,
     thread: &Thread,
     request: &TurnRequest,
     patience: Patience<'_>,
-) -> Result<(), StartError> {
+) -> Result<String, StartError> {
     let (text, images) = joined(&request.history);
     let mut items = vec![json!({"type": "text", "data": {"text": text}})];
     items.extend(images.iter().map(|url| json!({"type": "image", "data": {"image_url": url}})));
     let params = json!({"conversationId": thread.id, "items": items});
-    connection.call("sendUserMessage", params, patience).map_err(StartError::Late)?;
-    Ok(())
+    session.connection.call("sendUserMessage", params, patience).map_err(StartError::Late)?;
+    Ok(String::new())
 }
 
 /// Stops the turn. It is answered once the turn has ended, and so is not waited for.
-pub(super) fn interrupt(connection: &Connection, thread: &Thread) {
-    connection.post("interruptConversation", json!({"conversationId": thread.id}));
+pub(super) fn interrupt(session: &Session, thread: &Thread) {
+    session.connection.post("interruptConversation", json!({"conversationId": thread.id}));
 }
 
 /// Stops listening.
-pub(super) fn release(connection: &Connection, thread: &Thread) {
+pub(super) fn release(session: &Session, thread: &Thread) {
     if let Some(subscription) = &thread.subscription {
-        connection.post("removeConversationListener", json!({"subscriptionId": subscription}));
+        session.connection.post("removeConversationListener", json!({"subscriptionId": subscription}));
     }
-    thread.forget_file();
 }
 
 #[derive(Deserialize)]

@@ -14,7 +14,7 @@ use super::errors::CodexError;
 use super::prompt::{Items, joined};
 use super::tool_names::ToolNames;
 use super::{Session, StartError, Thread, parse, tool_schema};
-use crate::backend::connection::{Connection, Patience};
+use crate::backend::connection::Patience;
 use crate::turn::{Finish, Item, Part, Role, ToolCall, TurnError, TurnErrorKind, TurnEvent, TurnRequest};
 
 #[derive(Serialize)]
@@ -66,8 +66,7 @@ struct TurnStart<'a> {
 
 /// Starts a thread for the request.
 pub(super) fn start_thread(
-    connection: &Connection,
-    session: &Session<'_>,
+    session: &Session,
     request: &TurnRequest,
     names: &ToolNames,
     patience: Patience<'_>,
@@ -85,16 +84,16 @@ pub(super) fn start_thread(
         let (description, schema) = tool_schema::fit(tool, !session.capabilities.has(Feature::Schemas));
         json!({"name": names.outward(&tool.name), "description": description, "inputSchema": schema})
     });
-    let mut config = session.thread_config.cloned().unwrap_or_default();
+    let mut config = session.thread_config.clone().unwrap_or_default();
     config.extend(request.verbosity.as_ref().map(|verbosity| ("model_verbosity".to_owned(), json!(verbosity))));
     let bare = session.lean && session.capabilities.has(Feature::BareResume);
     let params = ThreadStart {
-        model: request.model.as_deref().or(session.model),
-        cwd: session.cwd,
+        model: request.model.as_deref().or(session.model.as_deref()),
+        cwd: &session.cwd,
         approval_policy: "never",
         sandbox: session.thread_config.is_none().then_some(session.sandbox),
         ephemeral: true,
-        base_instructions: session.base_instructions,
+        base_instructions: session.base_instructions.as_deref(),
         environments: session.lean.then_some([]),
         dynamic_tools: tools.collect(),
         experimental_raw_events: request.sealed || !request.tools.is_empty(),
@@ -104,9 +103,9 @@ pub(super) fn start_thread(
             .then(|| Resume { thread_id: "00000000-0000-0000-0000-000000000000", history: [json!({"type": "other"})] }),
     };
     let method = if bare { "thread/resume" } else { "thread/start" };
-    let result = connection.call(method, params, patience)?;
+    let result = session.connection.call(method, params, patience)?;
     let made = parse::<Reply>(method, &result)?.thread;
-    Ok(Thread::new(made.id, made.path))
+    Ok(Thread { id: made.id, subscription: None, rollout: made.path })
 }
 
 #[derive(Serialize)]
@@ -139,8 +138,7 @@ struct Id {
 
 /// Gives the thread its history and starts the turn; returns its id.
 pub(super) fn start_turn(
-    connection: &Connection,
-    session: &Session<'_>,
+    session: &Session,
     thread: &Thread,
     request: &TurnRequest,
     names: &ToolNames,
@@ -152,7 +150,7 @@ pub(super) fn start_turn(
     }
     let inject = |history: &[Item]| {
         let params = InjectItems { thread_id: &thread.id, items: Items { history, names } };
-        connection.call("thread/inject_items", params, patience)
+        session.connection.call("thread/inject_items", params, patience)
     };
     let input = match request.history.split_last() {
         _ if session.joined => joined_input(&request.history),
@@ -175,7 +173,7 @@ pub(super) fn start_turn(
         summary: session.summary(request),
         output_schema: request.output_schema.as_deref().map(serde_json::from_str).transpose().unwrap_or_default(),
     };
-    let result = connection.call("turn/start", params, patience).map_err(StartError::Late)?;
+    let result = session.connection.call("turn/start", params, patience).map_err(StartError::Late)?;
     Ok(parse::<Reply>("turn/start", &result)?.turn.id)
 }
 
@@ -187,16 +185,15 @@ fn joined_input(history: &[Item]) -> Vec<Input<'_>> {
 }
 
 /// Stops a turn. A second one for the same turn may never be answered, so nobody waits for the answer.
-pub(super) fn interrupt(connection: &Connection, thread: &Thread, turn: &str) {
-    connection.post("turn/interrupt", json!({"threadId": thread.id, "turnId": turn}));
+pub(super) fn interrupt(session: &Session, thread: &Thread, turn: &str) {
+    session.connection.post("turn/interrupt", json!({"threadId": thread.id, "turnId": turn}));
 }
 
-/// Lets codex forget the thread (at once from 0.156 on), and takes it from the disk where it was written there.
-pub(super) fn release(connection: &Connection, session: &Session<'_>, thread: &Thread) {
+/// Lets codex forget the thread (at once from 0.156 on).
+pub(super) fn release(session: &Session, thread: &Thread) {
     if session.capabilities.has(Feature::Unsubscribe) {
-        connection.post("thread/unsubscribe", json!({"threadId": thread.id}));
+        session.connection.post("thread/unsubscribe", json!({"threadId": thread.id}));
     }
-    thread.forget_file();
 }
 
 #[derive(Deserialize)]
