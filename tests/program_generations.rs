@@ -171,6 +171,24 @@ fn changed_credentials_configuration_or_binary_are_in_use_within_two_seconds() {
 }
 
 #[test]
+fn a_change_does_not_wait_behind_a_long_stream() {
+    let proxy = Proxy::fake().start();
+    let mut stream = proxy.open("[[say first second]] [[gate open]]");
+    stream.until("first");
+    for starts in [2, 3] {
+        proxy.home.write("auth.json", &format!("\"{starts}\""));
+        until("it is in use", Duration::from_secs(2), || {
+            proxy.process.stderr().contains(&format!("app-server {starts} is ready"))
+        });
+    }
+    hello(&proxy, "on the third");
+    proxy.home.write("open", "");
+    assert_eq!(stream.rest().streamed_text(), "first second");
+    until("only the third is left", Duration::from_secs(3), || proxy.app_servers().len() == 1);
+    assert_eq!(proxy.gauge("app_server_starts_total"), 3);
+}
+
+#[test]
 fn a_request_without_credentials_is_served_as_soon_as_somebody_has_logged_in() {
     let account = |account: Value| json!({ "account": account, "requiresOpenaiAuth": true }).to_string();
     let proxy = Proxy::fake().file("account.json", &account(Value::Null)).listening();
@@ -217,12 +235,12 @@ fn a_configuration_that_codex_refuses_from_the_start_is_told_in_readyz() {
 
 #[track_caller]
 fn stands_still(version: &str) {
-    let proxy = Proxy::version(version).env("PROXY_QUEUE_MS", "20000").start();
+    let proxy = Proxy::version(version).start();
     let mut stream = proxy.open("[[say a]] [[hang]]");
     stream.until("a\"}");
     let (old, begun) = (proxy.app_server(), Instant::now());
     send(old.pid, Signal::STOP);
-    // Nothing of this one has reached a model, so the next codex serves it.
+    // Nothing of this one has reached a model, so the next codex serves it, within PROXY_QUEUE_MS.
     hello(&proxy, "later");
     println!("found after {} ms", begun.elapsed().as_millis());
     assert!(stream.rest().text().contains("backend_unavailable"));
@@ -234,7 +252,7 @@ fn stands_still(version: &str) {
 #[track_caller]
 fn stops_reading(version: &str) {
     // What is asked at the start it reads.
-    let proxy = Proxy::version(version).env("PROXY_QUEUE_MS", "20000").faults("deaf-after=4").start();
+    let proxy = Proxy::version(version).faults("deaf-after=4").start();
     let old = proxy.app_server();
     proxy.home.write("faults", "");
     // More than a pipe holds.

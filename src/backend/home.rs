@@ -51,6 +51,11 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     written
 }
 
+/// Whether less than a megabyte is left on the disk of `dir`.
+pub fn is_full(dir: &Path) -> bool {
+    rustix::fs::statvfs(dir).is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < 1024 * 1024)
+}
+
 /// Links `path` to a file, there or not: a later login goes through it.
 ///
 /// # Errors

@@ -62,8 +62,10 @@ pub struct Outside<'a> {
 pub struct Inherited {
     /// Text of its config.toml.
     pub config: String,
-    /// What a codex on the person's own home has to be told beside its config.toml; no secret is in it.
+    /// What `--config` has to say: a provider that does not exist ends codex there alone.
     pub keys: Vec<(String, Value)>,
+    /// The same of a provider that is made here, for a codex on the person's own home; no secret is in it.
+    pub definition: Vec<(String, Value)>,
     /// The model of the settings or the configuration, if one is named.
     pub model: Option<String>,
     /// Whether a name that is not listed may be a model too.
@@ -178,14 +180,11 @@ impl Person {
                 (wanted, None)
             }
         };
-        let made = [KEY_PROVIDER, GATEWAY_PROVIDER].contains(&id);
-        if made || outside.provider.is_some() {
+        if !result.builtin || outside.provider.is_some() {
             result.keys.push(("model_provider".to_owned(), json!(id)));
         }
-        if !result.builtin {
-            own.insert("model_provider".to_owned(), json!(id));
-        }
         if let Some(mut provider) = definition {
+            own.insert("model_provider".to_owned(), json!(id));
             // Where nobody set it, the working directory is that of the process which read it.
             if let Some(auth) = provider.get_mut("auth").and_then(Value::as_object_mut)
                 && !self.origins.contains_key(&format!("model_providers.{id}.auth.cwd"))
@@ -195,7 +194,7 @@ impl Person {
             // One by one: 0.50 does not take them as one object.
             let keys = provider.as_object().into_iter().flatten();
             let keys = keys.map(|(key, value)| (format!("model_providers.{id}.{key}"), value.clone()));
-            result.keys.extend(keys.filter(|_| made));
+            result.definition.extend(keys.filter(|_| [KEY_PROVIDER, GATEWAY_PROVIDER].contains(&id)));
             own.insert("model_providers".to_owned(), json!({ id: provider }));
         }
         result.config = own.iter().filter_map(|(key, value)| Some(format!("{key} = {}\n", toml(value)?))).collect();
@@ -277,7 +276,7 @@ mod tests {
         let own = person(json!({}), &[]).inherit(&outside(false));
         assert_eq!(own.env_key.as_deref(), Some("OPENAI_API_KEY"));
         assert_eq!(own.keys[0], ("model_provider".to_owned(), json!(KEY_PROVIDER)));
-        assert!(own.keys.contains(&(format!("model_providers.{KEY_PROVIDER}.base_url"), json!(OPENAI))));
+        assert!(own.definition.contains(&(format!("model_providers.{KEY_PROVIDER}.base_url"), json!(OPENAI))));
         assert!(own.open && !own.config.contains("sk-secret") && own.config.contains(OPENAI));
         assert!(person(json!({}), &[]).inherit(&outside(true)).builtin);
         let mock = json!({"model_provider": "mock", "model_providers": {"mock": {"name": "mock"}}});
@@ -290,7 +289,7 @@ mod tests {
             [model_providers.mock]\nname = 'mock'\nbase_url = 'http://h/v1'\nenv_key = 'MOCK_KEY'\n";
         let own = read_text(text).unwrap().inherit(&Outside::default());
         assert_eq!((own.model.as_deref(), own.env_key.as_deref()), (Some("b"), Some("MOCK_KEY")));
-        assert!(own.config.contains("model_provider = \"mock\"") && own.keys.is_empty());
+        assert!(own.config.contains("model_provider = \"mock\"") && own.definition.is_empty());
         let own = read_text("openai_base_url = 'http://gw/v1'").unwrap().inherit(&Outside::default());
         assert!(own.config.contains(GATEWAY_PROVIDER));
         assert!(read_text("model = [").is_err());

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -34,7 +35,7 @@ struct Tables {
     closed: Option<Cause>,
     /// The last line about the account's limits.
     limits: Option<Vec<u8>>,
-    waiters: HashMap<u64, Sender<Reply>>,
+    waiters: HashMap<u64, (Instant, Sender<Reply>)>,
     threads: HashMap<String, Inlet>,
 }
 
@@ -70,13 +71,18 @@ impl Router {
         if let Some(cause) = &tables.closed {
             return Err(cause.clone());
         }
-        tables.waiters.insert(id, sender);
+        tables.waiters.insert(id, (Instant::now(), sender));
         Ok((id, receiver))
     }
 
     /// Gives up on a response.
     pub fn forget(&self, id: u64) {
         self.tables().waiters.remove(&id);
+    }
+
+    /// Since when the oldest waiter waits.
+    pub fn waiting_since(&self) -> Option<Instant> {
+        self.tables().waiters.values().map(|(since, _)| *since).min()
     }
 
     /// From now on the lines of `thread` go in here.
@@ -135,7 +141,7 @@ impl Router {
         let waiter = id.parse().ok().and_then(|id: u64| self.tables().waiters.remove(&id));
         match waiter {
             // The channel has a place for the one reply.
-            Some(waiter) => drop(waiter.try_send(Ok(line.to_vec()))),
+            Some((_, waiter)) => drop(waiter.try_send(Ok(line.to_vec()))),
             None => drop(self.ignored.fetch_add(1, Ordering::Relaxed)),
         }
     }
@@ -174,7 +180,7 @@ impl Router {
             let cause = tables.closed.get_or_insert(cause).clone();
             (cause, std::mem::take(&mut tables.waiters), std::mem::take(&mut tables.threads))
         };
-        for waiter in waiters.into_values() {
+        for (_, waiter) in waiters.into_values() {
             let _ = waiter.try_send(Err(cause.clone()));
         }
         for inlet in threads.into_values() {

@@ -24,8 +24,6 @@ pub enum Event {
     Started(Box<(Result<Generation, String>, Sources)>),
     /// A generation does not do what it is told.
     Suspect(u64, &'static str),
-    /// A generation may not do what it is told: see whether it answers.
-    Doubt(u64),
     /// A generation does not have a method that its version should have: start the next one without it.
     Missing(u64, &'static str),
     /// A turn gave its place back.

@@ -165,10 +165,10 @@ impl Start<'_> {
             );
         }
         let mut keys = Keys::new(config.sandbox.as_str(), &self.home.sqlite());
+        let own = inherited.definition.iter().filter(|_| !lean);
+        inherited.keys.iter().chain(own).for_each(|(key, value)| keys.add(key, value.clone()));
         if lean {
             keys.add_lean(&capabilities);
-        } else {
-            inherited.keys.iter().for_each(|(key, value)| keys.add(key, value.clone()));
         }
         if lean && capabilities.has(Feature::Catalog) && !refusals.contains(&Refusal::Catalog) {
             let keep_instructions = refusals.contains(&Refusal::Instructions);

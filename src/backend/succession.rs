@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use serde_json::json;
 
 use super::generation::Generation;
+use super::home::is_full;
 use super::router::{Cause, Reply};
 use super::shared::{Event, Shared};
 use super::sources::{Sources, Stamp};
@@ -19,10 +20,14 @@ use crate::threads;
 
 /// Time between pings while turns run, and otherwise.
 const PING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// How long a call may wait for its answer before a ping looks whether there will be one.
+const DOUBT: Duration = Duration::from_secs(1);
 /// How long a ping may take.
 const PONG: Duration = Duration::from_secs(5);
 /// Time between looks at the files.
 const LOOK: Duration = Duration::from_millis(500);
+/// The same between looks at processes that end, and at waits of less than a second.
+const SOON: Duration = Duration::from_millis(50);
 /// Least time between two measurements of memory.
 const MEASURE: Duration = Duration::from_millis(250);
 /// How long a retired process gets after each of: EOF, TERM.
@@ -35,6 +40,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 const RECONSIDER: Duration = Duration::from_secs(30);
 /// Bytes of databases that count as growth.
 const DISK: u64 = 64 * 1024 * 1024;
+
+/// Why a planned change is due that does not wait for another.
+const CHANGED: &str = "credentials, configuration or binary changed";
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Leaving {
@@ -51,40 +59,56 @@ struct Tracked {
     ready_at: Instant,
     baseline: Option<u64>,
     last_ping: Instant,
-    doubted: bool,
     pong: Option<(Receiver<Reply>, Instant)>,
     leaving: Option<Leaving>,
 }
 
 impl Tracked {
-    fn new(generation: Arc<Generation>) -> Self {
+    fn new(generation: Generation, leaving: Option<Leaving>) -> Self {
         let now = Instant::now();
-        Self { generation, ready_at: now, baseline: None, last_ping: now, doubted: false, pong: None, leaving: None }
+        Self { generation: Arc::new(generation), ready_at: now, baseline: None, last_ping: now, pong: None, leaving }
     }
 
-    /// After a long silence, a turn that begins is followed by a ping at once.
-    fn next_ping(&self) -> Instant {
-        self.last_ping + if self.generation.running() > 0 { PING.0 } else { PING.1 }
+    /// After a long silence, a turn that begins is followed by a ping at once; so is a call that waits for its answer.
+    fn wants_ping(&self, now: Instant) -> bool {
+        let since = now.duration_since(self.last_ping);
+        let waits = self.generation.connection().router.waiting_since();
+        waits.is_some_and(|waits| now.duration_since(waits) >= DOUBT)
+            || since >= if self.generation.running() > 0 { PING.0 } else { PING.1 }
     }
+}
+
+/// A start in vain.
+struct Failure {
+    /// The files that no codex could be started from.
+    sources: Sources,
+    /// What was logged of it.
+    words: String,
+    /// When to try again with the very same files while another codex serves.
+    again: Instant,
+    /// Whether the disk was full.
+    full: bool,
 }
 
 /// What only the supervisor's thread touches.
 pub(super) struct Task {
     shared: Arc<Shared>,
+    /// Oldest first; the last one serves, unless it is leaving.
     tracked: Vec<Tracked>,
     starting: bool,
     number: u64,
+    /// Deaths and starts in vain in a row.
     failures: u32,
     not_before: Instant,
     next_look: Instant,
     next_measure: Instant,
+    /// Whether something happened that may have made it grow.
     measure: bool,
+    /// What a fresh one of this binary takes in memory.
     fresh: Option<(Option<Stamp>, u64)>,
+    /// Why the one in service is to be replaced.
     want: Option<&'static str>,
-    /// Files that no codex could be started from, and when to try again with the very same.
-    refused: Option<(Sources, Instant)>,
-    /// The failure that was logged last.
-    told: Option<(Sources, String)>,
+    failed: Option<Failure>,
     stopping: bool,
 }
 
@@ -104,8 +128,7 @@ impl Task {
             measure: false,
             fresh: None,
             want: None,
-            refused: None,
-            told: None,
+            failed: None,
             stopping: false,
         }
     }
@@ -116,11 +139,11 @@ impl Task {
             let now = Instant::now();
             let moved = now.duration_since(self.shared.began).as_millis();
             self.shared.moved.store(u64::try_from(moved).unwrap_or(u64::MAX), Ordering::Relaxed);
-            let next = self.tick(now);
+            let pace = self.tick(now);
             if self.stopping && self.tracked.is_empty() && !self.starting {
                 return;
             }
-            match inbox.recv_deadline(next) {
+            match inbox.recv_timeout(pace) {
                 Ok(event) => {
                     self.take_in(event);
                     // Several at once cost one look.
@@ -144,30 +167,11 @@ impl Task {
                 self.shared.starting.clear();
                 self.started(result, sources);
             }
-            Event::Suspect(number, why) => {
-                let in_service = self.current().is_some_and(|current| current.number == number);
-                let suspect = |tracked: &&mut Tracked| tracked.generation.number == number;
-                if let Some(tracked) = self.tracked.iter_mut().find(suspect) {
-                    log::error!("app-server {number} is ended: {why}");
-                    let cause = Cause::new(format!("the app-server was ended: {why}"));
-                    tracked.generation.connection().router.close(cause.clone());
-                    tracked.generation.connection().group.kill();
-                    // The next one does not wait for its end, which somebody who holds its pipes may delay for ever.
-                    tracked.leaving = Some(Leaving::Killed);
-                    let steady = tracked.ready_at.elapsed() >= STEADY;
-                    if in_service && !self.stopping {
-                        self.died(steady, cause.to_string());
-                    }
-                }
-            }
-            Event::Doubt(number) => {
-                let doubtful = self.tracked.iter_mut().filter(|tracked| tracked.generation.number == number);
-                doubtful.for_each(|tracked| tracked.doubted = true);
-            }
+            Event::Suspect(number, why) => self.give_up(number, why),
             Event::Missing(number, method) => {
                 let tracked = self.tracked.iter().find(|tracked| tracked.generation.number == number);
                 tracked.iter().for_each(|tracked| self.shared.knowledge().lacks(&tracked.generation.sources, method));
-                self.take_in(Event::Suspect(number, "it is another version than it says"));
+                self.give_up(number, "it is another version than it says");
             }
             Event::TurnEnded => self.measure = true,
             Event::Look => self.next_look = Instant::now(),
@@ -189,17 +193,35 @@ impl Task {
         }
     }
 
+    /// Ends one that does not do what it is told.
+    fn give_up(&mut self, number: u64, why: &str) {
+        let Some(at) = self.tracked.iter().position(|tracked| tracked.generation.number == number) else { return };
+        let tracked = &mut self.tracked[at];
+        log::error!("app-server {number} is ended: {why}");
+        let cause = Cause::new(format!("the app-server was ended: {why}"));
+        tracked.generation.connection().router.close(cause.clone());
+        tracked.generation.connection().group.kill();
+        // The next one does not wait for its end, which somebody who holds its pipes may delay for ever.
+        let before = tracked.leaving.replace(Leaving::Killed);
+        let steady = tracked.ready_at.elapsed() >= STEADY;
+        if before.is_none() && !self.stopping {
+            self.died(steady, cause.to_string());
+        }
+    }
+
     fn ended(&mut self, number: u64, cause: &Cause) {
         // An attempt of the same start may have ended before the one that succeeded.
         let gone = |tracked: &Tracked| tracked.generation.number == number && !tracked.generation.is_alive();
         let Some(at) = self.tracked.iter().position(gone) else { return };
         let tracked = self.tracked.remove(at);
-        let (ignored, broken) = tracked.generation.connection().router.counts();
+        let connection = tracked.generation.connection();
+        let (ignored, broken) = connection.router.counts();
         let counts = format!("{ignored} of its lines concerned no turn, {broken} could not be read");
-        if matches!(tracked.leaving, Some(Leaving::Eof(_) | Leaving::Term(_) | Leaving::Killed)) {
-            log::info!("app-server {number} has gone; {counts}");
-        } else {
-            log::error!("{cause} (number {number}, pid {}); {counts}", tracked.generation.connection().group.pid());
+        match tracked.leaving {
+            None | Some(Leaving::WhenDone) => {
+                log::error!("{cause} (number {number}, pid {}); {counts}", connection.group.pid());
+            }
+            Some(_) => log::info!("app-server {number} has gone; {counts}"),
         }
         if tracked.leaving.is_none() {
             self.died(tracked.ready_at.elapsed() >= STEADY, cause.to_string());
@@ -219,12 +241,11 @@ impl Task {
 
     /// Counts a death or a start in vain. The first in a row is followed by a start at once.
     fn fail(&mut self, reason: String) {
-        let steps = self.failures;
-        self.failures += 1;
-        let pause = match steps {
+        let pause = match self.failures {
             0 => Duration::ZERO,
-            _ => BACKOFF.0.saturating_mul(1 << (steps - 1).min(10)).min(BACKOFF.1).mul_f64(jitter()),
+            steps => BACKOFF.0.saturating_mul(1 << (steps - 1).min(10)).min(BACKOFF.1).mul_f64(jitter()),
         };
+        self.failures += 1;
         self.not_before = Instant::now() + pause;
         self.shared.state().reason = reason;
     }
@@ -237,47 +258,38 @@ impl Task {
             // What was read may have been half written.
             Ok(generation) if self.current().is_some() && Sources::look(&self.shared.config) != generation.sources => {
                 log::info!("app-server {} is left out: its files changed while it started", generation.number);
-                let mut tracked = Tracked::new(Arc::new(generation));
-                tracked.leaving = Some(Leaving::WhenDone);
-                self.tracked.insert(0, tracked);
+                self.tracked.insert(0, Tracked::new(generation, Some(Leaving::WhenDone)));
             }
             Ok(generation) => {
-                self.refused = None;
-                self.want = None;
-                let generation = Arc::new(generation);
-                let mut state = self.shared.state();
-                state.models = Some(Arc::clone(&generation.models));
-                state.current = Some(Arc::clone(&generation));
-                Shared::wake_waiting(&mut state);
-                drop(state);
+                (self.failed, self.want) = (None, None);
                 self.retire_all();
-                self.tracked.push(Tracked::new(generation));
-                if self.stopping {
-                    self.retire_all();
-                }
+                let tracked = Tracked::new(generation, self.stopping.then_some(Leaving::WhenDone));
+                let mut state = self.shared.state();
+                state.models = Some(Arc::clone(&tracked.generation.models));
+                state.current = Some(Arc::clone(&tracked.generation));
+                Shared::wake_waiting(&mut state);
+                self.tracked.push(tracked);
             }
             Err(words) => {
                 // The same failure with the same files is told once.
-                let told = Some((sources.clone(), words.clone()));
-                if self.told != told {
-                    let serving = self.current().is_some();
-                    let what = if serving {
-                        "the next app-server cannot take over, the old one stays"
-                    } else {
-                        "no app-server"
+                let same = |failed: &Failure| failed.sources == sources && failed.words == words;
+                if !self.failed.as_ref().is_some_and(same) {
+                    let what = match self.current() {
+                        Some(_) => "the next app-server cannot take over, the old one stays",
+                        None => "no app-server",
                     };
                     log::error!("{what}: {words}");
-                    self.told = told;
                 }
                 self.want = None;
-                self.refused = Some((sources, Instant::now() + RECONSIDER));
+                let (again, full) = (Instant::now() + RECONSIDER, is_full(&self.shared.config.codex_home.path));
+                self.failed = Some(Failure { sources, words: words.clone(), again, full });
                 self.fail(words);
             }
         }
     }
 
     /// Does what is due and returns when to come back. Level-triggered: it looks at how things are.
-    fn tick(&mut self, now: Instant) -> Instant {
+    fn tick(&mut self, now: Instant) -> Duration {
         self.ping(now);
         self.retire(now);
         if !self.stopping {
@@ -285,23 +297,14 @@ impl Task {
             self.measure(now);
             self.start_if_wanted(now);
         }
-        let dues = self.tracked.iter().flat_map(|tracked| {
-            let pong = tracked.pong.as_ref().map(|(_, limit)| *limit);
-            let leaving = match tracked.leaving {
-                Some(Leaving::Eof(at) | Leaving::Term(at)) => Some(at),
-                _ => None,
-            };
-            [Some(tracked.next_ping()), pong, leaving].into_iter().flatten()
-        });
-        let own = [Some(self.next_look), self.measure.then_some(self.next_measure), Some(self.not_before)];
-        let own = own.into_iter().flatten().filter(|at| *at > now);
-        dues.chain(own).min().unwrap_or(now + LOOK).max(now + Duration::from_millis(1)).min(now + LOOK)
+        let ends = |tracked: &Tracked| matches!(tracked.leaving, Some(Leaving::Eof(_) | Leaving::Term(_)));
+        let soon = self.measure || self.not_before > now || self.tracked.iter().any(ends);
+        if soon { SOON } else { LOOK }
     }
 
     fn ping(&mut self, now: Instant) {
         let mut silent = Vec::new();
         for tracked in &mut self.tracked {
-            let generation = &tracked.generation;
             if let Some((pong, limit)) = &tracked.pong {
                 if pong.try_recv().is_ok() {
                     tracked.pong = None;
@@ -309,22 +312,18 @@ impl Task {
                     self.measure |= tracked.baseline.is_some();
                 } else if now >= *limit {
                     tracked.pong = None;
-                    silent.push(generation.number);
+                    silent.push(tracked.generation.number);
                 }
             }
             let works = matches!(tracked.leaving, None | Some(Leaving::WhenDone));
-            let due = tracked.doubted || now >= tracked.next_ping();
-            if tracked.pong.is_none() && works && due {
-                (tracked.last_ping, tracked.doubted) = (now, false);
-                tracked.pong = generation
-                    .connection()
-                    .ask(generation.session.dialect.ping(), json!({}))
-                    .ok()
-                    .map(|pong| (pong, now + PONG));
+            if tracked.pong.is_none() && works && tracked.wants_ping(now) {
+                tracked.last_ping = now;
+                let asked = tracked.generation.connection().ask(tracked.generation.session.dialect.ping(), json!({}));
+                tracked.pong = asked.ok().map(|pong| (pong, now + PONG));
             }
         }
         for number in silent {
-            self.take_in(Event::Suspect(number, "it does not answer"));
+            self.give_up(number, "it does not answer");
         }
     }
 
@@ -363,17 +362,16 @@ impl Task {
         }
         self.next_look = now + LOOK;
         let sources = Sources::look(&self.shared.config);
-        match &self.refused {
-            // What failed is not what is there now.
-            Some((refused, _)) if *refused != sources => {
-                (self.refused, self.failures, self.not_before) = (None, 0, now);
-            }
-            Some((_, again)) if now >= *again => self.refused = None,
-            _ => {}
+        // What failed is not what is there now.
+        let is_over = |failed: &Failure| {
+            failed.sources != sources || failed.full && !is_full(&self.shared.config.codex_home.path)
+        };
+        if self.failed.as_ref().is_some_and(is_over) {
+            (self.failed, self.failures, self.not_before) = (None, 0, now);
         }
         let Some(current) = self.current() else { return };
-        if sources != current.sources && self.refused.is_none() {
-            self.want = Some("credentials, configuration or binary changed");
+        if sources != current.sources && self.failed.as_ref().is_none_or(|failed| now >= failed.again) {
+            self.want = Some(CHANGED);
         } else if !current.home.is_whole() {
             self.want = Some("its home was removed");
         }
@@ -402,19 +400,15 @@ impl Task {
         }
     }
 
-    /// Whether an earlier one still finishes its turns, or is on its way out.
-    fn draining(&self) -> bool {
-        self.tracked.iter().rev().skip(1).any(|tracked| tracked.leaving != Some(Leaving::Killed))
-    }
-
     fn start_if_wanted(&mut self, now: Instant) {
         if self.starting || now < self.not_before {
             return;
         }
+        let there = self.tracked.iter().filter(|tracked| tracked.leaving != Some(Leaving::Killed)).count();
         match (self.current(), self.want) {
             (Some(_), None) => return,
-            // One planned change at a time.
-            (Some(_), Some(_)) if self.draining() => return,
+            // One planned change at a time; only what somebody has changed does not wait for one long stream.
+            (Some(_), Some(why)) if there > if why == CHANGED { 2 } else { 1 } => return,
             (Some(current), Some(why)) => log::info!("app-server {} is replaced: {why}", current.number),
             (None, _) => {}
         }

@@ -270,7 +270,6 @@ fn unstarted(error: StartError, lease: &Lease, request: &TurnRequest) -> Unstart
         StartError::Early(CallError::Closed(cause)) => Unstarted::Lost(lost(&cause.to_string())),
         StartError::Late(CallError::Closed(cause)) => Unstarted::Failed(lost(&cause.to_string())),
         StartError::Early(CallError::Deadline(words)) => {
-            lease.tell(Event::Doubt(lease.generation.number));
             Unstarted::Failed(TurnError::new(TurnErrorKind::Timeout, words))
         }
         // A turn may run that nobody can interrupt.

@@ -39,67 +39,8 @@ pub const OLDEST: Version = Version(0, 44, 0);
 /// The newest codex whose behaviour was measured; a later one is taken to be like it.
 pub const NEWEST: Version = Version(0, 169, 0);
 
-/// Something that not every codex can do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Feature {
-    /// `newConversation` and its kind.
-    V1,
-    /// `thread/*` and `turn/*`, with usage and errors.
-    V2,
-    /// A summary of reasoning need not be asked for; before, codex passes `none` on as it is.
-    NoSummary,
-    /// `thread/resume` takes a history, and a thread made from one gets no texts of codex's own.
-    BareResume,
-    /// `model/list` asks the network, for seconds where it is out of reach.
-    SlowModelList,
-    /// `turn/start.outputSchema`.
-    OutputSchema,
-    /// `--config` at start reaches threads; before, only the `config` of each thread does.
-    StartConfig,
-    /// Threads that are not written to disk.
-    Ephemeral,
-    /// `dynamicTools`.
-    Tools,
-    /// Usage is told while the calls of a response wait for their answers, and so marks its end.
-    CountsCalls,
-    /// What cut an answer is told.
-    CutReason,
-    /// Notifications can be switched off by name.
-    OptOut,
-    /// Notifications of the v1 protocol come beside those of v2.
-    OldEvents,
-    /// Every turn has an end.
-    EndsTurns,
-    /// `thread/unsubscribe`.
-    Unsubscribe,
-    /// Skills are kept out by settings; before, by a home that has no place for them.
-    SkillSettings,
-    /// `thread/inject_items`.
-    Inject,
-    /// `codex debug models`, and a catalog that is taken instead.
-    Catalog,
-    /// A turn may start without input after an injected history.
-    EmptyInput,
-    /// Schemas of tools keep enumerations, references and alternatives.
-    Schemas,
-    /// Usage is told before the turn ends.
-    UsageFirst,
-    /// `agents.enabled` is a switch; before, it is refused (0.104 may hang over that).
-    AgentsSwitch,
-    /// No tool of codex's own is left in a lean request.
-    NoOwnTools,
-    /// `rawResponse/completed` marks the end of a model's response.
-    EndsResponses,
-    /// An interrupt drops the connection of a silent model.
-    DropsSilentModel,
-    /// Its log on disk is without conversations.
-    QuietLog,
-    /// `thread/unsubscribe` unloads a thread (`thread_unload_delay_secs`).
-    Unloads,
-}
-
+/// What one row of the table says of a feature. An empty cost is no cost.
 struct Row {
-    feature: Feature,
     since: Version,
     /// The first version without it.
     until: Option<Version>,
@@ -111,8 +52,8 @@ struct Row {
     cost: &'static str,
 }
 
-const fn row(feature: Feature, minor: u32, v2: bool, cost: &'static str) -> Row {
-    Row { feature, since: Version(0, minor, 0), until: None, v2, method: None, cost }
+const fn since(minor: u32) -> Row {
+    Row { since: Version(0, minor, 0), until: None, v2: false, method: None, cost: "" }
 }
 
 impl Row {
@@ -120,8 +61,16 @@ impl Row {
         Self { until: Some(Version(0, minor, 0)), ..self }
     }
 
+    const fn v2(self) -> Self {
+        Self { v2: true, ..self }
+    }
+
     const fn method(self, method: &'static str) -> Self {
         Self { method: Some(method), ..self }
+    }
+
+    const fn cost(self, cost: &'static str) -> Self {
+        Self { cost, ..self }
     }
 
     fn covers(&self, version: Version) -> bool {
@@ -129,72 +78,85 @@ impl Row {
     }
 }
 
-/// The table. An empty cost is no cost.
-const TABLE: &[Row] = &[
-    row(Feature::V1, 44, false, "").until(107).method("newConversation"),
-    row(Feature::V2, 66, false, "").method("thread/start"),
-    row(Feature::NoSummary, 77, false, "is always asked for a summary of the reasoning: a few more tokens of output"),
-    row(Feature::BareResume, 66, true, "").until(81),
-    row(Feature::SlowModelList, 77, false, "").until(104),
-    row(Feature::OutputSchema, 80, true, "takes no JSON schema for the answer: response_format json_schema is refused"),
-    row(Feature::StartConfig, 80, false, ""),
-    row(Feature::Ephemeral, 92, true, "writes each conversation to disk: the file is removed when its turn has ended"),
-    row(Feature::Tools, 92, true, "takes no tools: a request whose tools may be called is refused"),
-    row(Feature::CountsCalls, 92, true, "").until(131),
-    row(
-        Feature::CutReason,
-        104,
-        false,
-        "does not tell that an answer was cut by the output limit or a filter: that is an upstream error",
-    ),
-    row(Feature::OptOut, 104, true, ""),
-    row(Feature::OldEvents, 44, false, "").until(115),
-    row(
-        Feature::EndsTurns,
-        107,
-        true,
-        "may leave a turn without an end when many run at once: its answer is then complete a second late",
-    ),
-    row(Feature::Unsubscribe, 107, true, ""),
-    row(
-        Feature::Inject,
-        121,
-        true,
-        "takes no history: the model sees the conversation as one text (prompt mode joined), and reasoning of earlier turns is lost",
-    )
-    .method("thread/inject_items"),
-    row(Feature::Catalog, 125, false, ""),
-    row(
-        Feature::EmptyInput,
-        142,
-        true,
-        "wants a message of the user last: a conversation that ends otherwise goes to the model as one text",
-    ),
-    row(Feature::Schemas, 142, true, ""),
-    row(Feature::SkillSettings, 142, false, ""),
-    row(Feature::UsageFirst, 142, true, ""),
-    row(Feature::AgentsSwitch, 146, false, ""),
-    row(Feature::NoOwnTools, 146, false, ""),
-    row(
-        Feature::EndsResponses,
-        146,
-        true,
-        "does not tell when the model has made all its calls: one more than 250 ms after another is lost, and what they cost is an estimate",
-    ),
-    row(
-        Feature::DropsSilentModel,
-        151,
-        false,
-        "keeps the connection of an interrupted turn open while the model is silent",
-    ),
-    row(
-        Feature::QuietLog,
-        151,
-        false,
-        "may write conversations into its log while it runs: in a directory of the proxy's own (0700), removed with it",
-    ),
-    row(Feature::Unloads, 156, true, "does not unload threads: its memory grows and it is replaced more often"),
-];
+/// Makes the enumeration of features and the table of them, in the same order.
+macro_rules! features {
+    ($($(#[$doc:meta])* $name:ident = $row:expr;)*) => {
+        /// Something that not every codex can do.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Feature { $($(#[$doc])* $name,)* }
+
+        const TABLE: &[(Feature, Row)] = &[$((Feature::$name, $row),)*];
+    };
+}
+
+features! {
+    /// `newConversation` and its kind.
+    V1 = since(44).until(107).method("newConversation");
+    /// `thread/*` and `turn/*`, with usage and errors.
+    V2 = since(66).method("thread/start");
+    /// A summary of reasoning need not be asked for; before, codex passes `none` on as it is.
+    NoSummary = since(77).cost("is always asked for a summary of the reasoning: a few more tokens of output");
+    /// `thread/resume` takes a history, and a thread made from one gets no texts of codex's own.
+    BareResume = since(66).until(81).v2();
+    /// `model/list` asks the network, for seconds where it is out of reach.
+    SlowModelList = since(77).until(104);
+    /// `turn/start.outputSchema`.
+    OutputSchema = since(80).v2()
+        .cost("takes no JSON schema for the answer: response_format json_schema is refused");
+    /// `--config` at start reaches threads; before, only the `config` of each thread does.
+    StartConfig = since(80);
+    /// Threads that are not written to disk.
+    Ephemeral = since(92).v2()
+        .cost("writes each conversation to disk: the file is removed when its turn has ended");
+    /// `dynamicTools`.
+    Tools = since(92).v2().cost("takes no tools: a request whose tools may be called is refused");
+    /// Usage is told while the calls of a response wait for their answers, and so marks its end.
+    CountsCalls = since(92).until(131).v2();
+    /// What cut an answer is told.
+    CutReason = since(104)
+        .cost("does not tell that an answer was cut by the output limit or a filter: that is an upstream error");
+    /// Notifications can be switched off by name.
+    OptOut = since(104).v2();
+    /// Notifications of the v1 protocol come beside those of v2.
+    OldEvents = since(44).until(115);
+    /// Every turn has an end.
+    EndsTurns = since(107).v2()
+        .cost("may leave a turn without an end when many run at once: its answer is then complete a second late");
+    /// `thread/unsubscribe`.
+    Unsubscribe = since(107).v2();
+    /// `thread/inject_items`.
+    Inject = since(121).v2().method("thread/inject_items")
+        .cost("takes no history: the model sees the conversation as one text (prompt mode joined), and reasoning of \
+            earlier turns is lost");
+    /// `codex debug models`, and a catalog that is taken instead.
+    Catalog = since(125);
+    /// A turn may start without input after an injected history.
+    EmptyInput = since(142).v2()
+        .cost("wants a message of the user last: a conversation that ends otherwise goes to the model as one text");
+    /// Schemas of tools keep enumerations, references and alternatives.
+    Schemas = since(142).v2();
+    /// Skills are kept out by settings; before, by a home that has no place for them.
+    SkillSettings = since(142);
+    /// Usage is told before the turn ends.
+    UsageFirst = since(142).v2();
+    /// `agents.enabled` is a switch; before, it is refused (0.104 may hang over that).
+    AgentsSwitch = since(146);
+    /// No tool of codex's own is left in a lean request.
+    NoOwnTools = since(146);
+    /// `rawResponse/completed` marks the end of a model's response.
+    EndsResponses = since(146).v2()
+        .cost("does not tell when the model has made all its calls: one more than 250 ms after another is lost, and \
+            what they cost is an estimate");
+    /// An interrupt drops the connection of a silent model.
+    DropsSilentModel = since(151)
+        .cost("keeps the connection of an interrupted turn open while the model is silent");
+    /// Its log on disk is without conversations.
+    QuietLog = since(151)
+        .cost("may write conversations into its log while it runs: in a directory of the proxy's own (0700), removed \
+            with it");
+    /// `thread/unsubscribe` unloads a thread (`thread_unload_delay_secs`).
+    Unloads = since(156).v2().cost("does not unload threads: its memory grows and it is replaced more often");
+}
 
 /// What a lean request holds beside the client's words and the base instructions, since which version, newest first:
 /// measured with a model that is listed. No key was found that removes it.
@@ -254,7 +216,7 @@ impl Capabilities {
             return Err(format!("codex {known} is older than {OLDEST}, the oldest that is served; update codex"));
         }
         let mut found = Self { version, present: 0 };
-        TABLE.iter().for_each(|row| found.set(row.feature, row.covers(known)));
+        TABLE.iter().for_each(|(feature, row)| found.set(*feature, row.covers(known)));
         Ok(found)
     }
 
@@ -278,16 +240,16 @@ impl Capabilities {
         let named = |method: &&str| refusal.message.contains(&format!("unknown variant `{method}`"));
         let unknown = refusal.is_unknown_method();
         let bare = unknown && !refusal.message.contains('`');
-        let mut methods = TABLE.iter().filter_map(|row| row.method).filter(|_| unknown);
+        let mut methods = TABLE.iter().filter_map(|(_, row)| row.method).filter(|_| unknown);
         methods.find(|method| named(method) || bare && *method == first)
     }
 
     /// Corrects the table: codex has refused this method as one that it does not have.
     pub fn correct(&mut self, method: &str) {
-        if let Some(row) = TABLE.iter().find(|row| row.method == Some(method)) {
-            self.set(row.feature, false);
+        if let Some((feature, _)) = TABLE.iter().find(|(_, row)| row.method == Some(method)) {
+            self.set(*feature, false);
             // There was no codex without either: it is older than it says.
-            self.set(Feature::V1, self.has(Feature::V1) || row.feature == Feature::V2);
+            self.set(Feature::V1, self.has(Feature::V1) || *feature == Feature::V2);
         }
     }
 
@@ -302,26 +264,24 @@ impl Capabilities {
     /// # Errors
     /// Words for a person: this codex lacks what the settings pin.
     pub fn choose(&mut self, protocol: ProtocolChoice, prompt: PromptMode) -> Result<(Dialect, bool), String> {
-        let lacks = |setting: &str, value: &str, need: &str| {
+        let lacks = |setting: &str, value: &str, feature| {
+            let need = range(feature);
             format!("{setting}={value}: codex {} cannot do that, {need} can; change the setting or codex", self.known())
         };
         let dialect = match protocol {
-            ProtocolChoice::Auto if self.has(Feature::V2) => Dialect::V2,
-            ProtocolChoice::Auto if self.has(Feature::V1) => Dialect::V1,
-            ProtocolChoice::Auto => {
-                return Err(format!("codex {} speaks no protocol that is known here", self.known()));
-            }
-            ProtocolChoice::V1 if self.has(Feature::V1) => Dialect::V1,
-            ProtocolChoice::V1 => return Err(lacks(names::PROTOCOL, "v1", &range(Feature::V1))),
-            ProtocolChoice::V2 if self.has(Feature::V2) => Dialect::V2,
-            ProtocolChoice::V2 => return Err(lacks(names::PROTOCOL, "v2", &range(Feature::V2))),
+            ProtocolChoice::V1 if !self.has(Feature::V1) => return Err(lacks(names::PROTOCOL, "v1", Feature::V1)),
+            ProtocolChoice::V2 if !self.has(Feature::V2) => return Err(lacks(names::PROTOCOL, "v2", Feature::V2)),
+            ProtocolChoice::V1 => Dialect::V1,
+            ProtocolChoice::V2 | ProtocolChoice::Auto if self.has(Feature::V2) => Dialect::V2,
+            _ if self.has(Feature::V1) => Dialect::V1,
+            _ => return Err(format!("codex {} speaks no protocol that is known here", self.known())),
         };
         let native = dialect == Dialect::V2 && self.has(Feature::Inject);
         if prompt == PromptMode::Native && !(native && self.has(Feature::EmptyInput)) {
-            return Err(lacks(names::PROMPT_MODE, "native", &range(Feature::EmptyInput)));
+            return Err(lacks(names::PROMPT_MODE, "native", Feature::EmptyInput));
         }
         if dialect == Dialect::V1 {
-            TABLE.iter().filter(|row| row.v2).for_each(|row| self.set(row.feature, false));
+            TABLE.iter().filter(|(_, row)| row.v2).for_each(|(feature, _)| self.set(*feature, false));
         }
         Ok((dialect, !native || prompt == PromptMode::Joined))
     }
@@ -329,7 +289,7 @@ impl Capabilities {
     /// What a client is told that asks for what this codex does not have.
     pub fn lacking(&self, what: &str, feature: Feature) -> TurnError {
         let known = self.known();
-        let why = if TABLE.iter().any(|row| row.feature == feature && row.covers(known)) {
+        let why = if TABLE[feature as usize].1.covers(known) {
             "the v2 protocol, which PROXY_APP_SERVER_PROTOCOL rules out".to_owned()
         } else {
             format!("codex {}; this is codex {known}", range(feature))
@@ -361,14 +321,14 @@ impl Capabilities {
     /// What this codex cannot do under its profile and protocol, and what that costs.
     pub fn degraded(&self, lean: bool) -> Vec<String> {
         let name = format!("codex {}", self.known());
-        let lacking = TABLE.iter().filter(|row| !row.cost.is_empty() && !self.has(row.feature));
-        let lacking = lacking.filter(|row| match row.feature {
+        let lacking = TABLE.iter().filter(|(feature, row)| !row.cost.is_empty() && !self.has(*feature));
+        let lacking = lacking.filter(|(feature, _)| match feature {
             // Without a history, how it ends does not matter, nor without tools, when all were called.
             Feature::EmptyInput => self.has(Feature::Inject),
             Feature::EndsResponses => self.has(Feature::Tools) && !self.has(Feature::CountsCalls),
             _ => true,
         });
-        let mut degraded: Vec<String> = lacking.map(|row| format!("{name} {}", row.cost)).collect();
+        let mut degraded: Vec<String> = lacking.map(|(_, row)| format!("{name} {}", row.cost)).collect();
         if lean && !self.has(Feature::NoOwnTools) {
             let own = HARNESS.iter().find(|(since, _)| self.known() >= *since);
             degraded.extend(own.map(|(_, what)| format!("{name} adds to each request {what}")));
@@ -379,12 +339,8 @@ impl Capabilities {
 
 /// The versions that have a feature, in words.
 fn range(feature: Feature) -> String {
-    let row = TABLE.iter().find(|row| row.feature == feature);
-    match row.map(|row| (row.since, row.until)) {
-        Some((since, Some(until))) => format!("{since} or newer and before {until}"),
-        Some((since, None)) => format!("{since} or newer"),
-        None => "another version".to_owned(),
-    }
+    let Row { since, until, .. } = TABLE[feature as usize].1;
+    until.map_or(format!("{since} or newer"), |until| format!("{since} or newer and before {until}"))
 }
 
 #[cfg(test)]
@@ -402,11 +358,8 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_one_row_for_each_feature() {
-        for row in TABLE {
-            assert_eq!(TABLE.iter().filter(|other| other.feature == row.feature).count(), 1, "{:?}", row.feature);
-        }
-        assert!(TABLE.len() <= 32);
+    fn the_table_is_in_the_order_of_the_features() {
+        assert!(TABLE.iter().enumerate().all(|(at, (feature, _))| *feature as usize == at) && TABLE.len() <= 32);
     }
 
     #[test]
