@@ -1,5 +1,6 @@
 //! How long a thread may wait, under which name, and what can wake it before that.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,11 @@ impl Deadline {
     pub fn describe(&self) -> String {
         format!("{} ({} ms)", self.name, self.limit.as_millis())
     }
+}
+
+/// A wait between three and five quarters as long, so that those who wait do not come back together.
+pub fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(0.75 + (RandomState::new().hash_one(0) % 50) as f64 / 100.0)
 }
 
 /// Why a running request is to stop.

@@ -2,7 +2,6 @@
 //! calls that never wait without a deadline.
 
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, ChildStdout};
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use super::dialect::server_requests;
 use super::process::{Group, Leader, Started};
 use super::router::{Cause, Reply, Routed, Router};
 use super::wire::{self, RpcError};
-use crate::deadline::{Cancel, CancelCause, Deadline};
+use crate::deadline::{Cancel, CancelCause, Deadline, jittered};
 use crate::threads;
 
 /// Longest line from codex that is read, in bytes; a longer one is counted and skipped.
@@ -64,11 +63,6 @@ impl<'a> From<&'a Deadline> for Patience<'a> {
     }
 }
 
-enum Control {
-    Line(Vec<u8>),
-    Close,
-}
-
 /// A connection. Its threads end with the process.
 #[derive(Debug)]
 pub struct Connection {
@@ -77,8 +71,8 @@ pub struct Connection {
     /// The process behind it.
     pub group: Group,
     requests: Sender<Vec<u8>>,
-    // Small lines that must not wait behind large requests or for anybody: answers, interrupts, pings, the end.
-    control: Sender<Control>,
+    // Small lines that must not wait behind large requests or for anybody: answers, interrupts, pings; `None` is the end.
+    control: Sender<Option<Vec<u8>>>,
     debug: bool,
 }
 
@@ -122,8 +116,7 @@ impl Connection {
             let outcome = self.call_once(method, &params, deadline);
             match outcome {
                 Err(CallError::Refused(error)) if error.is_overload() => {
-                    let jitter = RandomState::new().hash_one(method) % 50;
-                    let wait = pause.mul_f64(0.75 + jitter as f64 / 100.0);
+                    let wait = jittered(pause);
                     if deadline.left() <= wait {
                         return Err(CallError::Refused(error));
                     }
@@ -179,7 +172,7 @@ impl Connection {
 
     /// Closes codex's stdin once what waits has been written; codex ends by that.
     pub fn close_stdin(&self) {
-        let _ = self.control.send(Control::Close);
+        let _ = self.control.send(None);
     }
 
     /// Ends a process that nobody needs, within half a second; returns its last words.
@@ -192,7 +185,7 @@ impl Connection {
     fn send(&self, line: Vec<u8>) {
         self.trace("->", &line);
         // A writer that is gone means a process that is gone; its end is told by the reader.
-        let _ = self.control.send(Control::Line(line));
+        let _ = self.control.send(Some(line));
     }
 
     fn read_to_end(&self, leader: Leader, stdout: ChildStdout, on_end: impl FnOnce(Cause)) {
@@ -206,7 +199,7 @@ impl Connection {
             Err(_) => Cause::new("the app-server ended"),
         };
         self.router.close(cause.clone());
-        let _ = self.control.send(Control::Close);
+        let _ = self.control.send(None);
         on_end(cause);
     }
 
@@ -246,7 +239,7 @@ impl Connection {
         if let Routed::Refuse { id, method } = self.router.route(line) {
             log::warn!("codex asks for {method}: refused");
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-            let _ = self.control.send(Control::Line(server_requests::refusal(&id, &method, now)));
+            let _ = self.control.send(Some(server_requests::refusal(&id, &method, now)));
         }
     }
 
@@ -273,23 +266,16 @@ fn finish(reply: Option<Reply>) -> Result<String, CallError> {
 }
 
 /// Writes whole lines, several at a time where several wait, until it is told to close or the pipe breaks.
-fn write_loop(mut stdin: ChildStdin, requests: &Receiver<Vec<u8>>, control: &Receiver<Control>) {
+fn write_loop(mut stdin: ChildStdin, requests: &Receiver<Vec<u8>>, control: &Receiver<Option<Vec<u8>>>) {
     loop {
-        let mut batch = select! {
-            recv(control) -> message => match message {
-                Ok(Control::Line(line)) => line,
-                Ok(Control::Close) | Err(_) => return,
-            },
-            recv(requests) -> line => match line {
-                Ok(line) => line,
-                Err(_) => return,
-            },
+        let batch = select! {
+            recv(control) -> line => line.ok().flatten(),
+            recv(requests) -> line => line.ok(),
         };
+        let Some(mut batch) = batch else { return };
         while batch.len() < 64 * 1024 {
-            match requests.try_recv() {
-                Ok(line) => batch.extend_from_slice(&line),
-                Err(_) => break,
-            }
+            let Ok(line) = requests.try_recv() else { break };
+            batch.extend_from_slice(&line);
         }
         if stdin.write_all(&batch).is_err() {
             // The reader sees the end of the process and tells everybody.

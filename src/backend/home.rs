@@ -72,32 +72,26 @@ impl Base {
     /// Words for a person: neither can be used.
     pub fn open(codex_home: &Path) -> Result<Self, String> {
         let dir = codex_home.join(OWN_DIR);
-        let refused = match private_dir(&dir).and_then(|()| probe(&dir)) {
+        let Err(refused) = private_dir(&dir).and_then(|()| probe(&dir)) else {
             // Codex and its links need an absolute path.
-            Ok(()) => {
-                let dir = dir.canonicalize().map_err(|e| format!("CODEX_HOME: {e}"))?;
-                return Ok(Self { dir, temporary: None });
-            }
-            Err(e) => e,
+            let dir = dir.canonicalize().map_err(|e| format!("CODEX_HOME: {e}"))?;
+            return Ok(Self { dir, temporary: None });
         };
-        let dir = std::env::temp_dir().join(format!("{OWN_DIR}-{}", rustix::process::getuid().as_raw()));
+        let uid = rustix::process::getuid().as_raw();
+        let dir = std::env::temp_dir().join(format!("{OWN_DIR}-{uid}"));
         let usable = private_dir(&dir).and_then(|()| {
             let meta = fs::symlink_metadata(&dir)?;
-            let ours = meta.is_dir() && meta.uid() == rustix::process::getuid().as_raw() && meta.mode() & 0o077 == 0;
+            let ours = meta.is_dir() && meta.uid() == uid && meta.mode() & 0o077 == 0;
             if ours { probe(&dir) } else { Err(io::Error::other("it belongs to somebody else")) }
         });
-        match usable {
-            Ok(()) => {
-                let words = format!(
-                    "CODEX_HOME cannot be written ({refused}): codex works in a temporary directory, \
-                     and a login token that it renews may not be saved"
-                );
-                Ok(Self { dir, temporary: Some(words) })
-            }
-            Err(e) => Err(format!(
-                "neither CODEX_HOME ({refused}) nor the temporary directory ({e}) can be written; make one of them writable"
-            )),
-        }
+        usable.map_err(|e| {
+            format!("neither CODEX_HOME ({refused}) nor the temporary directory ({e}) can be written; make one of them writable")
+        })?;
+        let words = format!(
+            "CODEX_HOME cannot be written ({refused}): codex works in a temporary directory, \
+             and a login token that it renews may not be saved"
+        );
+        Ok(Self { dir, temporary: Some(words) })
     }
 
     /// Where a file of the proxy that outlives its generations is kept.

@@ -5,8 +5,9 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, at, select, unbounded};
 
 use crate::deadline::{Cancel, CancelCause};
 
@@ -110,24 +111,31 @@ impl Mailbox {
         }
     }
 
-    /// Ready when something has been delivered; what is received from it goes through [`Mailbox::settle`].
-    pub fn receiver(&self) -> &Receiver<(u32, Delivery)> {
-        &self.receiver
+    /// What ends the request.
+    pub fn cancel(&self) -> &Cancel {
+        &self.cancel
     }
 
-    /// Settles the counters for a delivery that was received.
-    pub fn settle(&self, delivery: &Delivery) {
-        if let Delivery::Line(line) = delivery {
-            self.counters.bytes.fetch_sub(line.len(), Ordering::Relaxed);
-            self.counters.messages.fetch_sub(1, Ordering::Relaxed);
+    /// The next delivery, waited for until then; it may be given up early when the request is told to stop.
+    pub fn wait(&self, until: Instant) -> Option<(u32, Delivery)> {
+        select! {
+            recv(self.receiver) -> delivery => Some(self.settle(delivery.ok()?)),
+            recv(self.cancel.wake()) -> _ => None,
+            recv(at(until)) -> _ => None,
         }
     }
 
     /// The next delivery, if one is there.
     pub fn take(&self) -> Option<(u32, Delivery)> {
-        let (key, delivery) = self.receiver.try_recv().ok()?;
-        self.settle(&delivery);
-        Some((key, delivery))
+        Some(self.settle(self.receiver.try_recv().ok()?))
+    }
+
+    fn settle(&self, delivery: (u32, Delivery)) -> (u32, Delivery) {
+        if let Delivery::Line(line) = &delivery.1 {
+            self.counters.bytes.fetch_sub(line.len(), Ordering::Relaxed);
+            self.counters.messages.fetch_sub(1, Ordering::Relaxed);
+        }
+        delivery
     }
 }
 

@@ -37,7 +37,7 @@ pub enum Event {
 }
 
 /// Who serves, and who waits for that.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct State {
     /// In service.
     pub(super) current: Option<Arc<Generation>>,

@@ -10,9 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::binary::Binary;
 use super::connection::{CallError, Connection};
@@ -183,12 +182,8 @@ impl Start<'_> {
             let args =
                 if capabilities.has(Feature::StartConfig) { keys.arguments() } else { vec!["app-server".to_owned()] };
             log::info!("spawning (app-server): {} {}", self.binary.path.display(), args.join(" "));
-            match self.connect(
-                &Launch { bare, ..self.launch(&args, codex_home) },
-                muted,
-                config.debug_app_server,
-                on_end.clone(),
-            ) {
+            let launch = Launch { bare, ..self.launch(&args, codex_home) };
+            match self.connect(&launch, &muted, config.debug_app_server, on_end.clone()) {
                 Ok(connected) => break connected,
                 Err(Unconnected { key: Some(key), .. }) if refused.len() < REFUSALS => {
                     log::info!("this codex does not take `{key}`; starting without it");
@@ -367,16 +362,10 @@ impl Start<'_> {
     fn connect(
         &self,
         launch: &Launch<'_>,
-        muted: &[&str],
+        muted: &[String],
         debug: bool,
         on_end: impl FnOnce(Cause) + Send + 'static,
     ) -> Result<(Arc<Connection>, String), Unconnected> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Reply {
-            #[serde(default)]
-            user_agent: String,
-        }
         let config = &self.shared.config;
         let deadline = Deadline::after(names::APP_SERVER_START, config.app_server_start);
         let failed = |e: io::Error| Unconnected { words: format!("codex cannot be started: {e}"), key: None };
@@ -389,12 +378,12 @@ impl Start<'_> {
         let reply =
             connection.call("initialize", params, &deadline).map_err(|error| error.to_string()).and_then(|reply| {
                 let unknown = |e| format!("codex answered initialize in an unknown form: {e}");
-                serde_json::from_str::<Reply>(&reply).map_err(unknown)
+                serde_json::from_str::<Value>(&reply).map_err(unknown)
             });
         match reply {
             Ok(reply) => {
                 connection.notify("initialized");
-                Ok((connection, reply.user_agent))
+                Ok((connection, reply["userAgent"].as_str().unwrap_or_default().to_owned()))
             }
             Err(words) => {
                 // 0.104 may not come to its complaint about a key before its stdin is closed.
@@ -420,14 +409,6 @@ impl Start<'_> {
 
 /// Why turns would fail for want of credentials, if that is certain.
 fn unusable(connection: &Connection, env_key: Option<&str>, deadline: &Deadline) -> Option<String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Reply {
-        #[serde(default, alias = "authMethod")]
-        account: Option<serde_json::Value>,
-        #[serde(default)]
-        requires_openai_auth: bool,
-    }
     if let Some(name) = env_key.filter(|name| std::env::var_os(name).is_none_or(|value| value.is_empty())) {
         return Some(format!(
             "the environment variable {name}, which holds the provider's key, is not set: set it and start this program again"
@@ -436,42 +417,23 @@ fn unusable(connection: &Connection, env_key: Option<&str>, deadline: &Deadline)
     // With a ChatGPT login `account/read` waits for the network (0.169), up to seconds; this says the same without it.
     let status = connection.call("getAuthStatus", json!({"includeToken": false, "refreshToken": false}), deadline);
     let reply = status.or_else(|_| connection.call("account/read", json!({}), deadline)).ok()?;
-    let reply: Reply = serde_json::from_str(&reply).ok()?;
-    (reply.requires_openai_auth && reply.account.is_none())
+    let reply: Value = serde_json::from_str(&reply).ok()?;
+    (reply["requiresOpenaiAuth"] == true && reply["account"].is_null() && reply["authMethod"].is_null())
         .then(|| "codex is not logged in: run `codex login`, or set OPENAI_API_KEY".to_owned())
 }
 
 fn models(connection: &Connection, inherited: &Inherited, deadline: &Deadline) -> Models {
-    #[derive(Deserialize)]
-    struct Reply {
-        #[serde(alias = "items")]
-        data: Vec<Entry>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Entry {
-        id: String,
-        #[serde(default)]
-        is_default: bool,
-        #[serde(default)]
-        supported_reasoning_efforts: Vec<Effort>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Effort {
-        reasoning_effort: String,
-    }
     let reply = connection.call("model/list", json!({}), deadline).ok();
-    let reply: Option<Reply> = reply.and_then(|reply| serde_json::from_str(&reply).ok());
-    let entries = reply.map(|reply| reply.data).unwrap_or_default();
-    let default = entries.iter().find(|entry| entry.is_default).or(entries.first()).map(|entry| entry.id.clone());
-    let open = inherited.open || entries.is_empty();
-    let listed = entries
-        .into_iter()
-        .map(|entry| Model {
-            id: entry.id,
-            efforts: entry.supported_reasoning_efforts.into_iter().map(|effort| effort.reasoning_effort).collect(),
-        })
-        .collect();
-    Models { default: inherited.model.clone().or(default), listed, open }
+    let reply: Value = reply.and_then(|reply| serde_json::from_str(&reply).ok()).unwrap_or_default();
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let entries = reply["data"].as_array().or(reply["items"].as_array()).map(Vec::as_slice).unwrap_or_default();
+    let default = entries.iter().find(|entry| entry["isDefault"] == true).or(entries.first());
+    let default = default.and_then(|entry| text(&entry["id"]));
+    let efforts = |entry: &Value| {
+        let efforts = entry["supportedReasoningEfforts"].as_array().into_iter().flatten();
+        efforts.filter_map(|effort| text(&effort["reasoningEffort"])).collect()
+    };
+    let model = |entry: &Value| Some(Model { id: text(&entry["id"])?, efforts: efforts(entry) });
+    let listed: Vec<Model> = entries.iter().filter_map(model).collect();
+    Models { default: inherited.model.clone().or(default), open: inherited.open || listed.is_empty(), listed }
 }

@@ -16,6 +16,7 @@ use super::router::{Cause, Reply};
 use super::shared::{Event, Shared};
 use super::sources::{Sources, Stamp};
 use super::start;
+use crate::deadline::jittered;
 use crate::threads;
 
 /// Time between pings while turns run, and otherwise.
@@ -243,7 +244,7 @@ impl Task {
     fn fail(&mut self, reason: String) {
         let pause = match self.failures {
             0 => Duration::ZERO,
-            steps => BACKOFF.0.saturating_mul(1 << (steps - 1).min(10)).min(BACKOFF.1).mul_f64(jitter()),
+            steps => jittered(BACKOFF.0.saturating_mul(1 << (steps - 1).min(10)).min(BACKOFF.1)),
         };
         self.failures += 1;
         self.not_before = Instant::now() + pause;
@@ -429,10 +430,4 @@ impl Task {
             self.fail(format!("no thread to start codex: {e}"));
         }
     }
-}
-
-/// Between 0.75 and 1.25.
-fn jitter() -> f64 {
-    use std::hash::{BuildHasher, RandomState};
-    0.75 + (RandomState::new().hash_one(0) % 50) as f64 / 100.0
 }

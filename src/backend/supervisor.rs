@@ -63,13 +63,7 @@ impl Supervisor {
     /// No thread can be started.
     pub fn start(config: Arc<Config>) -> std::io::Result<(Self, Running)> {
         let (events, inbox) = unbounded();
-        let state = State {
-            current: None,
-            models: None,
-            reason: "codex is being started".to_owned(),
-            waiting: Vec::new(),
-            stopping: false,
-        };
+        let state = State { reason: "codex is being started".to_owned(), ..State::default() };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             config,

@@ -4,8 +4,6 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{at, select};
-
 use super::connection::{CallError, Patience};
 use super::dialect::capabilities::Capabilities;
 use super::dialect::{Decoder, StartError, Thread, limits};
@@ -13,6 +11,7 @@ use super::mailbox::{Delivery, Mailbox};
 use super::redact::redacted;
 use super::router::Cause;
 use super::shared::{Event, Lease};
+use super::wire::RpcError;
 use crate::config::{Config, names};
 use crate::deadline::{Cancel, CancelCause, Deadline};
 use crate::turn::{TurnError, TurnErrorKind, TurnEvent, TurnOutcome, TurnRequest};
@@ -27,7 +26,6 @@ const BATCH: usize = 1024;
 #[derive(Debug)]
 pub struct Turns {
     mailbox: Mailbox,
-    cancel: Cancel,
     active: Vec<ActiveTurn>,
     /// How many turns were begun, those of a generation that was lost meanwhile too.
     begun: u32,
@@ -62,12 +60,12 @@ pub enum Unstarted {
 impl Turns {
     /// None yet. `cancel` ends them all.
     pub fn new(cancel: Cancel) -> Self {
-        Self { mailbox: Mailbox::new(cancel.clone()), cancel, active: Vec::new(), begun: 0, pending: Vec::new() }
+        Self { mailbox: Mailbox::new(cancel), active: Vec::new(), begun: 0, pending: Vec::new() }
     }
 
     /// What ends them all.
     pub fn cancel(&self) -> &Cancel {
-        &self.cancel
+        self.mailbox.cancel()
     }
 
     /// Starts the turn of an index and returns codex's id of the conversation. A client that leaves meanwhile is noticed
@@ -85,7 +83,7 @@ impl Turns {
         let whole = Deadline::after(names::TIMEOUT, config.timeout);
         let idle = Deadline::after(names::IDLE_TIMEOUT, config.idle_timeout);
         let first = if idle.at < whole.at { idle } else { whole };
-        let patience = Patience { deadline: &first, cancel: Some(&self.cancel) };
+        let patience = Patience { deadline: &first, cancel: Some(self.mailbox.cancel()) };
         self.begun += 1;
         let key = self.begun;
         let inlet = self.mailbox.inlet(key, !request.tools.is_empty());
@@ -111,31 +109,24 @@ impl Turns {
     pub fn next(&mut self, until: Option<Instant>, out: &mut Vec<(u32, TurnEvent)>) {
         out.append(&mut self.pending);
         while out.is_empty() && self.active.iter().any(|turn| !turn.decoder.ended) {
-            if let Some(cause) = self.cancel.cause() {
+            if let Some(cause) = self.mailbox.cancel().cause() {
                 self.active.iter_mut().for_each(|turn| turn.abort(cause.error(), out));
                 return;
             }
             let limits = self.active.iter().filter(|turn| !turn.decoder.ended);
             let limits = limits.flat_map(|turn| [Some(turn.whole.at), Some(turn.idle.at), turn.settle]);
             let Some(next) = limits.chain([until]).flatten().min() else { return };
-            select! {
-                recv(self.mailbox.receiver()) -> delivery => {
-                    if let Ok((key, delivery)) = delivery {
-                        self.mailbox.settle(&delivery);
-                        self.take_in(key, delivery, out);
-                        // Codex may write as fast as this reads: then the client has to get something, too.
-                        for _ in 1..BATCH {
-                            let Some((key, delivery)) = self.mailbox.take() else { break };
-                            self.take_in(key, delivery, out);
-                        }
-                    }
+            if let Some((key, delivery)) = self.mailbox.wait(next) {
+                self.take_in(key, delivery, out);
+                // Codex may write as fast as this reads: then the client has to get something, too.
+                for _ in 1..BATCH {
+                    let Some((key, delivery)) = self.mailbox.take() else { break };
+                    self.take_in(key, delivery, out);
                 }
-                recv(self.cancel.wake()) -> _ => {}
-                recv(at(next)) -> _ => {
-                    self.active.iter_mut().for_each(|turn| turn.check_deadlines(out));
-                    if out.is_empty() && until.is_some_and(|until| until <= Instant::now()) {
-                        return;
-                    }
+            } else {
+                self.active.iter_mut().for_each(|turn| turn.check_deadlines(out));
+                if out.is_empty() && until.is_some_and(|until| until <= Instant::now()) {
+                    return;
                 }
             }
         }
@@ -168,15 +159,15 @@ impl Turns {
         let limit = Instant::now() + INTERRUPT;
         let mut out = std::mem::take(&mut self.pending);
         while self.active.iter().any(|turn| chosen(turn) && turn.decoder.running) {
-            let Ok((key, delivery)) = self.mailbox.receiver().recv_deadline(limit) else {
+            if let Some((key, delivery)) = self.mailbox.wait(limit) {
+                self.take_in(key, delivery, &mut out);
+            } else if Instant::now() >= limit {
                 for turn in self.active.iter().filter(|turn| chosen(turn) && turn.decoder.running) {
                     let number = turn.lease.generation.number;
                     turn.lease.tell(Event::Suspect(number, "an interrupt had no effect"));
                 }
                 break;
-            };
-            self.mailbox.settle(&delivery);
-            self.take_in(key, delivery, &mut out);
+            }
         }
         self.active.retain(|turn| !chosen(turn));
         out.retain(|(index, _)| self.active.iter().any(|turn| turn.index == *index));
@@ -211,7 +202,7 @@ impl ActiveTurn {
             }
             Delivery::Closed(cause) => {
                 self.decoder.running = false;
-                self.abort(lost(&cause.to_string()), out);
+                self.abort(lost(&cause), out);
             }
         }
     }
@@ -232,16 +223,18 @@ impl ActiveTurn {
             let words = format!("The turn was not finished within {}.", deadline.describe());
             self.abort(TurnError::new(TurnErrorKind::Timeout, words), out);
         } else if self.settle.is_some_and(|settle| settle <= Instant::now()) {
-            let mut events = Vec::new();
-            self.decoder.settle(&mut events);
             self.settle = None;
-            events.into_iter().for_each(|event| push(out, self.index, event));
+            self.tell(out, Decoder::settle);
         }
     }
 
     fn abort(&mut self, error: TurnError, out: &mut Vec<(u32, TurnEvent)>) {
+        self.tell(out, |decoder, events| decoder.end(Err(error), events));
+    }
+
+    fn tell(&mut self, out: &mut Vec<(u32, TurnEvent)>, decide: impl FnOnce(&mut Decoder, &mut Vec<TurnEvent>)) {
         let mut events = Vec::new();
-        self.decoder.abort(error, &mut events);
+        decide(&mut self.decoder, &mut events);
         events.into_iter().for_each(|event| push(out, self.index, event));
     }
 
@@ -261,52 +254,61 @@ impl Drop for ActiveTurn {
     }
 }
 
-fn lost(cause: &str) -> TurnError {
+fn lost(cause: &Cause) -> TurnError {
     TurnError::new(TurnErrorKind::Unavailable, format!("The answer is lost: {cause}. Try again."))
 }
 
 fn unstarted(error: StartError, lease: &Lease, request: &TurnRequest) -> Unstarted {
-    match error {
-        StartError::Early(CallError::Closed(cause)) => Unstarted::Lost(lost(&cause.to_string())),
-        StartError::Late(CallError::Closed(cause)) => Unstarted::Failed(lost(&cause.to_string())),
-        StartError::Early(CallError::Deadline(words)) => {
-            Unstarted::Failed(TurnError::new(TurnErrorKind::Timeout, words))
+    let (error, is_late) = match error {
+        StartError::Turn(error) => return Unstarted::Failed(error),
+        StartError::Early(error) => (error, false),
+        StartError::Late(error) => (error, true),
+    };
+    let number = lease.generation.number;
+    Unstarted::Failed(match error {
+        CallError::Closed(cause) if is_late => lost(&cause),
+        CallError::Closed(cause) => return Unstarted::Lost(lost(&cause)),
+        CallError::Cancelled(cause) => cause.error(),
+        CallError::Deadline(words) => {
+            if is_late {
+                // A turn may run that nobody can interrupt.
+                lease.tell(Event::Suspect(number, "a call was not answered in time"));
+            }
+            TurnError::new(TurnErrorKind::Timeout, words)
         }
-        // A turn may run that nobody can interrupt.
-        StartError::Late(CallError::Deadline(words)) => {
-            lease.tell(Event::Suspect(lease.generation.number, "a call was not answered in time"));
-            Unstarted::Failed(TurnError::new(TurnErrorKind::Timeout, words))
-        }
-        StartError::Early(CallError::Refused(error)) | StartError::Late(CallError::Refused(error)) => {
+        CallError::Refused(error) => {
             log::warn!("codex refused a turn: {} ({})", redacted(&error.message), error.code);
             if let Some(method) = Capabilities::missing(&error, lease.generation.session.dialect) {
                 // Nobody else is to try it before the supervisor has seen to that.
-                let words = format!("codex does not know {method}");
-                lease.generation.connection().router.close(Cause::new(&words));
-                lease.tell(Event::Missing(lease.generation.number, method));
-                return Unstarted::Lost(lost(&words));
+                let cause = Cause::new(format!("codex does not know {method}"));
+                lease.generation.connection().router.close(cause.clone());
+                lease.tell(Event::Missing(number, method));
+                return Unstarted::Lost(lost(&cause));
             }
-            // Before 0.142 codex knows the efforts by name, whatever the model.
-            let unknown =
-                request.effort.as_ref().filter(|effort| error.message.contains(&format!("variant `{effort}`")));
-            Unstarted::Failed(if error.is_overload() {
-                TurnError::new(TurnErrorKind::Overloaded, "Codex has too much to do; try again later.")
-            } else if error.message.contains("exceeds the maximum length") {
-                // Of what goes in as one text (0.104 – 0.169).
-                let words =
-                    "The conversation is longer than the 1,048,576 characters that this codex takes in one piece.";
-                TurnError::new(TurnErrorKind::ContextLength, words)
-            } else if let Some(effort) = unknown {
-                TurnError::new(TurnErrorKind::BadRequest, format!("This codex knows no `reasoning_effort` `{effort}`."))
-            } else {
-                TurnError::new(TurnErrorKind::Upstream, "Codex refused the request; the log says why.")
-            })
+            refused(&error, request)
         }
-        StartError::Early(CallError::Cancelled(cause)) | StartError::Late(CallError::Cancelled(cause)) => {
-            Unstarted::Failed(cause.error())
-        }
-        StartError::Turn(error) => Unstarted::Failed(error),
+    })
+}
+
+fn refused(error: &RpcError, request: &TurnRequest) -> TurnError {
+    if error.is_overload() {
+        return TurnError::new(TurnErrorKind::Overloaded, "Codex has too much to do; try again later.");
     }
+    // Of what goes in as one text (0.104 – 0.169).
+    if error.message.contains("exceeds the maximum length") {
+        let words = "The conversation is longer than the 1,048,576 characters that this codex takes in one piece.";
+        return TurnError::new(TurnErrorKind::ContextLength, words);
+    }
+    // Before 0.142 codex knows the efforts by name, whatever the model.
+    if let Some(effort) =
+        request.effort.as_ref().filter(|effort| error.message.contains(&format!("variant `{effort}`")))
+    {
+        return TurnError::new(
+            TurnErrorKind::BadRequest,
+            format!("This codex knows no `reasoning_effort` `{effort}`."),
+        );
+    }
+    TurnError::new(TurnErrorKind::Upstream, "Codex refused the request; the log says why.")
 }
 
 /// Text that follows text of the same turn becomes one event, so that a backlog becomes one write.

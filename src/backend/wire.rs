@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use serde_json::value::RawValue;
 
 /// What one pass over a line tells the router. Absent strings are empty.
@@ -79,11 +80,6 @@ struct Request<'a, P: Serialize> {
     params: P,
 }
 
-#[derive(Serialize)]
-struct Notification<'a> {
-    method: &'a str,
-}
-
 /// The line of a request.
 pub fn request(id: u64, method: &str, params: impl Serialize) -> Vec<u8> {
     line(&Request { id, method, params })
@@ -91,7 +87,7 @@ pub fn request(id: u64, method: &str, params: impl Serialize) -> Vec<u8> {
 
 /// The line of a notification without params.
 pub fn notification(method: &str) -> Vec<u8> {
-    line(&Notification { method })
+    line(&json!({ "method": method }))
 }
 
 /// One value as one line. Our own values always serialise; should one not, codex ignores the empty line.

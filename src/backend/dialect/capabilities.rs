@@ -178,22 +178,10 @@ const HARNESS: &[(Version, &str)] = &[
     (OLDEST, "a shell that reads this machine's files, and words about its sandbox (about 1,200 bytes)"),
 ];
 
-/// Those of the v1 protocol that come often.
-const OLD_EVENTS: &[&str] = &[
-    "codex/event/agent_message",
-    "codex/event/agent_message_content_delta",
-    "codex/event/agent_message_delta",
-    "codex/event/agent_reasoning",
-    "codex/event/agent_reasoning_delta",
-    "codex/event/item_completed",
-    "codex/event/item_started",
-    "codex/event/raw_response_item",
-    "codex/event/reasoning_content_delta",
-    "codex/event/task_complete",
-    "codex/event/task_started",
-    "codex/event/token_count",
-    "codex/event/user_message",
-];
+/// Those of the v1 protocol that come often, without `codex/event/`.
+const OLD_EVENTS: &str = "agent_message agent_message_content_delta agent_message_delta agent_reasoning \
+    agent_reasoning_delta item_completed item_started raw_response_item reasoning_content_delta task_complete \
+    task_started token_count user_message";
 
 /// What one codex can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,9 +242,9 @@ impl Capabilities {
     }
 
     /// Notifications that are not wanted, as they say what others say too.
-    pub fn muted(&self, protocol: ProtocolChoice) -> &'static [&'static str] {
-        let both = self.has(Feature::OptOut) && self.has(Feature::OldEvents);
-        if both && protocol != ProtocolChoice::V1 { OLD_EVENTS } else { &[] }
+    pub fn muted(&self, protocol: ProtocolChoice) -> Vec<String> {
+        let both = self.has(Feature::OptOut) && self.has(Feature::OldEvents) && protocol != ProtocolChoice::V1;
+        OLD_EVENTS.split(' ').filter(|_| both).map(|event| format!("codex/event/{event}")).collect()
     }
 
     /// The protocol to speak, and whether conversations go in as one text. What only the other protocol has is gone then.

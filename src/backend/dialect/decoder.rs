@@ -248,16 +248,12 @@ impl Decoder {
         self.end(Err(TurnError::new(TurnErrorKind::Upstream, words)), out);
     }
 
-    pub(super) fn end(&mut self, result: Result<Finish, TurnError>, out: &mut Vec<TurnEvent>) {
+    /// Ends the turn, unless it has an end.
+    pub fn end(&mut self, result: Result<Finish, TurnError>, out: &mut Vec<TurnEvent>) {
         if !self.ended {
             self.ended = true;
             out.push(TurnEvent::End(TurnOutcome { result, usage: self.usage }));
         }
-    }
-
-    /// Ends the turn by something other than codex's word.
-    pub fn abort(&mut self, error: TurnError, out: &mut Vec<TurnEvent>) {
-        self.end(Err(error), out);
     }
 }
 

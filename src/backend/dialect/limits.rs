@@ -2,37 +2,18 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde_json::Value;
 
 /// The notification that tells it (0.66 – 0.169), on its own and so to be kept until somebody asks.
 pub const METHOD: &str = "account/rateLimits/updated";
 
 /// How long after `now` (since 1970) the used-up windows of that notification begin anew. `None`: there is none.
 pub fn wait(line: &[u8], now: Duration) -> Option<Duration> {
-    #[derive(Deserialize)]
-    struct Line {
-        params: Params,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Params {
-        rate_limits: Limits,
-    }
-    #[derive(Deserialize)]
-    struct Limits {
-        primary: Option<Window>,
-        secondary: Option<Window>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Window {
-        used_percent: f64,
-        /// Seconds since 1970.
-        resets_at: Option<u64>,
-    }
-    let Limits { primary, secondary } = serde_json::from_slice::<Line>(line).ok()?.params.rate_limits;
-    let used_up = [primary, secondary].into_iter().flatten().filter(|window| window.used_percent >= 100.0);
-    let resets_at = used_up.filter_map(|window| window.resets_at).max()?;
+    let line: Value = serde_json::from_slice(line).ok()?;
+    let windows = ["primary", "secondary"].map(|name| &line["params"]["rateLimits"][name]);
+    let used_up = windows.into_iter().filter(|window| window["usedPercent"].as_f64() >= Some(100.0));
+    // In seconds since 1970.
+    let resets_at = used_up.filter_map(|window| window["resetsAt"].as_u64()).max()?;
     Duration::from_secs(resets_at).checked_sub(now).filter(|wait| !wait.is_zero())
 }
 

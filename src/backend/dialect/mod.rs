@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::connection::{CallError, Connection, Patience};
 use super::mailbox::Inlet;
@@ -87,13 +86,13 @@ impl From<CallError> for StartError {
     }
 }
 
-fn parse<'a, T: Deserialize<'a>>(method: &str, result: &'a str) -> Result<T, StartError> {
-    serde_json::from_str(result).map_err(|e| {
-        StartError::Turn(TurnError::new(
-            TurnErrorKind::Upstream,
-            format!("codex answered {method} in an unknown form: {e}"),
-        ))
-    })
+/// The string at a place of a call's result.
+fn text_at(method: &str, result: &str, pointer: &str) -> Result<String, StartError> {
+    let found = serde_json::from_str::<Value>(result)
+        .ok()
+        .and_then(|result| Some(result.pointer(pointer)?.as_str()?.to_owned()));
+    let words = || format!("codex answered {method} in an unknown form: no {pointer}");
+    found.ok_or_else(|| StartError::Turn(TurnError::new(TurnErrorKind::Upstream, words())))
 }
 
 impl Dialect {
@@ -163,20 +162,22 @@ impl Session {
         }
     }
 
-    /// Asks codex to stop a turn.
+    /// Asks codex to stop a turn. Nobody waits for the answer: v1 gives it once the turn has ended, and a second call for
+    /// the same turn may never be answered.
     pub fn interrupt(&self, thread: &Thread, turn: &str) {
         match self.dialect {
-            Dialect::V1 => v1::interrupt(self, thread),
-            Dialect::V2 => v2::interrupt(self, thread, turn),
+            Dialect::V1 => self.connection.post("interruptConversation", json!({"conversationId": thread.id})),
+            Dialect::V2 => self.connection.post("turn/interrupt", json!({"threadId": thread.id, "turnId": turn})),
         }
     }
 
-    /// Forgets a thread: nothing of it is wanted any more, neither here nor at codex nor on the disk.
+    /// Forgets a thread: nothing of it is wanted any more, neither here nor at codex (at once from 0.156 on) nor on the disk.
     pub fn release(&self, thread: &Thread) {
         self.connection.router.unsubscribe(&thread.id);
-        match self.dialect {
-            Dialect::V1 => v1::release(self, thread),
-            Dialect::V2 => v2::release(self, thread),
+        if let Some(subscription) = &thread.subscription {
+            self.connection.post("removeConversationListener", json!({"subscriptionId": subscription}));
+        } else if self.capabilities.has(Feature::Unsubscribe) {
+            self.connection.post("thread/unsubscribe", json!({"threadId": thread.id}));
         }
         // It is not archived: that costs time, in 0.50 ten seconds in which codex answers nobody where its listener has
         // not ended yet, which nothing tells. What codex keeps in memory goes with the process, which is replaced when it

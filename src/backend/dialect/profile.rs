@@ -38,29 +38,9 @@ const LEAN: &[(&str, &str)] = &[
 ];
 
 /// Features that lean switches off.
-const LEAN_FEATURES: &[&str] = &[
-    "apps",
-    "browser_use",
-    "browser_use_external",
-    "computer_use",
-    "goals",
-    "hooks",
-    "image_generation",
-    "in_app_browser",
-    "multi_agent",
-    "plugin_sharing",
-    "remote_plugin",
-    "shell_tool",
-    "unified_exec",
-    "shell_snapshot",
-    "skill_search",
-    "sleep_tool",
-    "tool_suggest",
-    "view_image",
-    "workspace_dependencies",
-    "memories",
-    "tool_call_mcp_elicitation",
-];
+const LEAN_FEATURES: &str = "apps browser_use browser_use_external computer_use goals hooks image_generation \
+    in_app_browser multi_agent plugin_sharing remote_plugin shell_tool unified_exec shell_snapshot skill_search sleep_tool \
+    tool_suggest view_image workspace_dependencies memories tool_call_mcp_elicitation";
 
 /// The key that changed its type, to be false.
 const AGENTS: &str = "agents.enabled";
@@ -112,7 +92,7 @@ impl Keys {
     /// Those that keep this codex from adding anything.
     pub fn add_lean(&mut self, capabilities: &Capabilities) {
         self.add_all(LEAN);
-        LEAN_FEATURES.iter().for_each(|feature| self.add(&format!("features.{feature}"), false));
+        LEAN_FEATURES.split(' ').for_each(|feature| self.add(&format!("features.{feature}"), false));
         if capabilities.has(Feature::AgentsSwitch) {
             self.add(AGENTS, false);
         }
@@ -150,7 +130,7 @@ pub fn refused_key(last_words: &[String]) -> Option<String> {
     let key = last_words.iter().find_map(|line| line.trim().strip_prefix("in `")?.strip_suffix('`'))?;
     let ours = ALWAYS.iter().chain(LEAN).any(|(name, _)| covers(key, name))
         || covers(key, AGENTS)
-        || LEAN_FEATURES.iter().any(|feature| covers(key, &format!("features.{feature}")));
+        || LEAN_FEATURES.split(' ').any(|feature| covers(key, &format!("features.{feature}")));
     // Without this one, programs that a person configured could start.
     (ours && key != "features").then(|| key.to_owned())
 }

@@ -10,38 +10,10 @@ use crate::turn::{Item, TurnRequest};
 const SHELLS: [&str; 2] = ["exec_command", "shell_command"];
 
 /// Names that codex uses for tools of its own, in any version.
-const RESERVED: &[&str] = &[
-    "apply_patch",
-    "close_agent",
-    "create_goal",
-    "exec",
-    "followup_task",
-    "get_goal",
-    "image_generation",
-    "interrupt_agent",
-    "list_agents",
-    "list_mcp_resource_templates",
-    "list_mcp_resources",
-    "local_shell",
-    "multi_agent_v1",
-    "multi_tool_use",
-    "read_mcp_resource",
-    "request_user_input",
-    "resume_agent",
-    "send_input",
-    "send_message",
-    "shell",
-    "spawn_agent",
-    "tool_search",
-    "unified_exec",
-    "update_goal",
-    "update_plan",
-    "view_image",
-    "wait",
-    "wait_agent",
-    "web_search",
-    "write_stdin",
-];
+const RESERVED: &str = "apply_patch close_agent create_goal exec followup_task get_goal image_generation interrupt_agent \
+    list_agents list_mcp_resource_templates list_mcp_resources local_shell multi_agent_v1 multi_tool_use \
+    read_mcp_resource request_user_input resume_agent send_input send_message shell spawn_agent tool_search unified_exec \
+    update_goal update_plan view_image wait wait_agent web_search write_stdin";
 
 /// Which tools codex offers to the model beside the client's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,7 +35,9 @@ impl CodexTools {
         match self {
             Self::None => false,
             Self::UpdatePlan => name == "update_plan",
-            Self::Some | Self::All => RESERVED.contains(&name) || SHELLS.contains(&name) || name.starts_with("mcp__"),
+            Self::Some | Self::All => {
+                RESERVED.split(' ').any(|own| own == name) || SHELLS.contains(&name) || name.starts_with("mcp__")
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::decoder::{Decoder, Pause, Tokens, raw};
 use super::errors::CodexError;
 use super::prompt::joined;
-use super::{Session, StartError, Thread, parse};
+use super::{Session, StartError, Thread, text_at};
 use crate::backend::connection::Patience;
 use crate::turn::{TurnEvent, TurnRequest};
 
@@ -20,17 +20,6 @@ pub(super) fn start_thread(
     request: &TurnRequest,
     patience: Patience<'_>,
 ) -> Result<Thread, StartError> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Conversation {
-        conversation_id: String,
-        rollout_path: Option<String>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Subscription {
-        subscription_id: String,
-    }
     let mut config = session.thread_config.clone().unwrap_or_default();
     for (key, value) in [
         ("model_reasoning_effort", &request.effort),
@@ -50,13 +39,13 @@ pub(super) fn start_thread(
         }
     }
     let result = session.connection.call("newConversation", params, patience)?;
-    let conversation: Conversation = parse("newConversation", &result)?;
-    let mut thread =
-        Thread { id: conversation.conversation_id, subscription: None, rollout: conversation.rollout_path };
+    let id = text_at("newConversation", &result, "/conversationId")?;
+    let rollout = text_at("newConversation", &result, "/rolloutPath").ok();
+    let mut thread = Thread { id, subscription: None, rollout };
     let listening = session.connection.call("addConversationListener", json!({"conversationId": thread.id}), patience);
     let listening = listening.map_err(StartError::from);
-    match listening.and_then(|result| parse::<Subscription>("addConversationListener", &result)) {
-        Ok(subscription) => thread.subscription = Some(subscription.subscription_id),
+    match listening.and_then(|result| text_at("addConversationListener", &result, "/subscriptionId")) {
+        Ok(subscription) => thread.subscription = Some(subscription),
         Err(error) => {
             session.release(&thread);
             return Err(error);
@@ -78,18 +67,6 @@ pub(super) fn start_turn(
     let params = json!({"conversationId": thread.id, "items": items});
     session.connection.call("sendUserMessage", params, patience).map_err(StartError::Late)?;
     Ok(String::new())
-}
-
-/// Stops the turn. It is answered once the turn has ended, and so is not waited for.
-pub(super) fn interrupt(session: &Session, thread: &Thread) {
-    session.connection.post("interruptConversation", json!({"conversationId": thread.id}));
-}
-
-/// Stops listening.
-pub(super) fn release(session: &Session, thread: &Thread) {
-    if let Some(subscription) = &thread.subscription {
-        session.connection.post("removeConversationListener", json!({"subscriptionId": subscription}));
-    }
 }
 
 #[derive(Deserialize)]

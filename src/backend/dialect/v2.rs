@@ -6,50 +6,16 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::capabilities::Feature;
 use super::decoder::{Decoder, Pause, Tokens, raw};
 use super::errors::CodexError;
 use super::prompt::{Items, joined};
 use super::tool_names::ToolNames;
-use super::{Session, StartError, Thread, parse, tool_schema};
+use super::{Session, StartError, Thread, text_at, tool_schema};
 use crate::backend::connection::Patience;
 use crate::turn::{Finish, Item, Part, Role, ToolCall, TurnError, TurnErrorKind, TurnEvent, TurnRequest};
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ThreadStart<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    model: Option<&'a str>,
-    cwd: &'a str,
-    approval_policy: &'static str,
-    // Its spelling changed after 0.66; where the thread's config holds the mode, it is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sandbox: Option<&'a str>,
-    ephemeral: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    base_instructions: Option<&'a str>,
-    // An empty list means no shell and no files; an absent one means codex's own choice.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    environments: Option<[(); 0]>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    dynamic_tools: Vec<Value>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    experimental_raw_events: bool,
-    #[serde(skip_serializing_if = "Map::is_empty")]
-    config: Map<String, Value>,
-    #[serde(flatten)]
-    resume: Option<Resume>,
-}
-
-/// Makes a thread from a history of nothing: it begins without the environment and paths that codex tells of in a new one.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Resume {
-    thread_id: &'static str,
-    history: [Value; 1],
-}
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -71,41 +37,32 @@ pub(super) fn start_thread(
     names: &ToolNames,
     patience: Patience<'_>,
 ) -> Result<Thread, StartError> {
-    #[derive(Deserialize)]
-    struct Reply {
-        thread: Made,
-    }
-    #[derive(Deserialize)]
-    struct Made {
-        id: String,
-        path: Option<String>,
-    }
     let tools = request.tools.iter().map(|tool| {
         let (description, schema) = tool_schema::fit(tool, !session.capabilities.has(Feature::Schemas));
         json!({"name": names.outward(&tool.name), "description": description, "inputSchema": schema})
     });
     let mut config = session.thread_config.clone().unwrap_or_default();
     config.extend(request.verbosity.as_ref().map(|verbosity| ("model_verbosity".to_owned(), json!(verbosity))));
+    let mut params = json!({"cwd": session.cwd, "approvalPolicy": "never", "ephemeral": true});
+    let mut add = |key: &str, value: Option<Value>| value.into_iter().for_each(|value| params[key] = value);
+    add("model", request.model.as_ref().or(session.model.as_ref()).map(|model| json!(model)));
+    // Its spelling changed after 0.66; where the thread's config holds the mode, it is left out.
+    add("sandbox", session.thread_config.is_none().then(|| session.sandbox.into()));
+    add("baseInstructions", session.base_instructions.as_ref().map(|words| json!(words)));
+    // An empty list means no shell and no files; an absent one means codex's own choice.
+    add("environments", session.lean.then(|| json!([])));
+    add("experimentalRawEvents", (request.sealed || !request.tools.is_empty()).then_some(true.into()));
+    add("dynamicTools", (!request.tools.is_empty()).then(|| tools.collect()));
+    add("config", (!config.is_empty()).then(|| config.into()));
+    // A thread made from a history begins without the environment and paths that codex tells of in a new one. The id has
+    // to look like one, and the history like one that holds something.
     let bare = session.lean && session.capabilities.has(Feature::BareResume);
-    let params = ThreadStart {
-        model: request.model.as_deref().or(session.model.as_deref()),
-        cwd: &session.cwd,
-        approval_policy: "never",
-        sandbox: session.thread_config.is_none().then_some(session.sandbox),
-        ephemeral: true,
-        base_instructions: session.base_instructions.as_deref(),
-        environments: session.lean.then_some([]),
-        dynamic_tools: tools.collect(),
-        experimental_raw_events: request.sealed || !request.tools.is_empty(),
-        config,
-        // It has to look like an id, and a history like one that holds something.
-        resume: bare
-            .then(|| Resume { thread_id: "00000000-0000-0000-0000-000000000000", history: [json!({"type": "other"})] }),
-    };
+    add("threadId", bare.then(|| json!("00000000-0000-0000-0000-000000000000")));
+    add("history", bare.then(|| json!([{"type": "other"}])));
     let method = if bare { "thread/resume" } else { "thread/start" };
     let result = session.connection.call(method, params, patience)?;
-    let made = parse::<Reply>(method, &result)?.thread;
-    Ok(Thread { id: made.id, subscription: None, rollout: made.path })
+    let rollout = text_at(method, &result, "/thread/path").ok();
+    Ok(Thread { id: text_at(method, &result, "/thread/id")?, subscription: None, rollout })
 }
 
 #[derive(Serialize)]
@@ -144,10 +101,6 @@ pub(super) fn start_turn(
     names: &ToolNames,
     patience: Patience<'_>,
 ) -> Result<String, StartError> {
-    #[derive(Deserialize)]
-    struct Reply {
-        turn: Id,
-    }
     let inject = |history: &[Item]| {
         let params = InjectItems { thread_id: &thread.id, items: Items { history, names } };
         session.connection.call("thread/inject_items", params, patience)
@@ -174,7 +127,7 @@ pub(super) fn start_turn(
         output_schema: request.output_schema.as_deref().map(serde_json::from_str).transpose().unwrap_or_default(),
     };
     let result = session.connection.call("turn/start", params, patience).map_err(StartError::Late)?;
-    Ok(parse::<Reply>("turn/start", &result)?.turn.id)
+    text_at("turn/start", &result, "/turn/id")
 }
 
 fn joined_input(history: &[Item]) -> Vec<Input<'_>> {
@@ -182,18 +135,6 @@ fn joined_input(history: &[Item]) -> Vec<Input<'_>> {
     let mut input = vec![Input::Text { text: Cow::Owned(text) }];
     input.extend(images.into_iter().map(|url| Input::Image { url }));
     input
-}
-
-/// Stops a turn. A second one for the same turn may never be answered, so nobody waits for the answer.
-pub(super) fn interrupt(session: &Session, thread: &Thread, turn: &str) {
-    session.connection.post("turn/interrupt", json!({"threadId": thread.id, "turnId": turn}));
-}
-
-/// Lets codex forget the thread (at once from 0.156 on).
-pub(super) fn release(session: &Session, thread: &Thread) {
-    if session.capabilities.has(Feature::Unsubscribe) {
-        session.connection.post("thread/unsubscribe", json!({"threadId": thread.id}));
-    }
 }
 
 #[derive(Deserialize)]
