@@ -104,11 +104,23 @@ fn a_codex_that_is_missing_is_used_soon_after_it_appears() {
     until("the reason is known", PATIENCE, || proxy.reason().contains("CODEX_BIN"));
     assert!(!proxy.ready().text().contains(&*bin.path().to_string_lossy()), "{}", proxy.ready().text());
     assert_eq!((proxy.ready().status, proxy.chat("x").status, proxy.get("/healthz").status), (503, 503, 200));
-    // By now there are seconds between the tries.
     until("it was tried often", PATIENCE, || proxy.gauge("app_server_starts_total") >= 7);
     std::os::unix::fs::symlink(model::example("fake-codex"), &path).unwrap();
     proxy.wait_until_ready(Duration::from_secs(2));
     assert_eq!(proxy.chat("x").status, 200);
+}
+
+#[test]
+fn a_codex_without_a_place_for_its_home_is_back_within_a_second_of_there_being_one() {
+    let place = support::TempDir::new();
+    place.write("disk", "");
+    let (home, temporary) = (place.path().join("disk/home"), place.path().join("disk/tmp"));
+    let proxy = Proxy::fake().env("CODEX_HOME", home).env("TMPDIR", temporary).listening();
+    until("it was tried often", PATIENCE, || proxy.gauge("app_server_starts_total") >= 8);
+    assert!(proxy.reason().contains("make one of them writable"), "{}", proxy.reason());
+    std::fs::remove_file(place.path().join("disk")).unwrap();
+    std::fs::create_dir(place.path().join("disk")).unwrap();
+    proxy.wait_until_ready(Duration::from_secs(1));
 }
 
 #[test]

@@ -3,11 +3,11 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{ChildStdin, ChildStdout};
+use std::process::ChildStdout;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Receiver, Sender, bounded, never, select, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, never, select, select_biased, unbounded};
 use serde::Serialize;
 
 use super::dialect::server_requests;
@@ -170,7 +170,7 @@ impl Connection {
         self.send(wire::notification(method));
     }
 
-    /// Closes codex's stdin once what waits has been written; codex ends by that.
+    /// Closes codex's stdin once what must not wait has been written; codex ends by that.
     pub fn close_stdin(&self) {
         let _ = self.control.send(None);
     }
@@ -265,15 +265,16 @@ fn finish(reply: Option<Reply>) -> Result<String, CallError> {
     }
 }
 
-/// Writes whole lines, several at a time where several wait, until it is told to close or the pipe breaks.
-fn write_loop(mut stdin: ChildStdin, requests: &Receiver<Vec<u8>>, control: &Receiver<Option<Vec<u8>>>) {
+/// Writes whole lines until it is told to close or the pipe breaks: what must not wait first and by itself, requests
+/// several at a time where several wait.
+fn write_loop(mut stdin: impl Write, requests: &Receiver<Vec<u8>>, control: &Receiver<Option<Vec<u8>>>) {
     loop {
-        let batch = select! {
-            recv(control) -> line => line.ok().flatten(),
-            recv(requests) -> line => line.ok(),
+        let (batch, more) = select_biased! {
+            recv(control) -> line => (line.ok().flatten(), false),
+            recv(requests) -> line => (line.ok(), true),
         };
         let Some(mut batch) = batch else { return };
-        while batch.len() < 64 * 1024 {
+        while more && batch.len() < 64 * 1024 {
             let Ok(line) = requests.try_recv() else { break };
             batch.extend_from_slice(&line);
         }
@@ -281,5 +282,37 @@ fn write_loop(mut stdin: ChildStdin, requests: &Receiver<Vec<u8>>, control: &Rec
             // The reader sees the end of the process and tells everybody.
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Keeps what is written with each write.
+    struct Writes<'a>(&'a mut Vec<String>);
+
+    impl Write for Writes<'_> {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.push(String::from_utf8_lossy(bytes).into_owned());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_must_not_wait_overtakes_requests_and_takes_none_along() {
+        let (requests, request_queue) = unbounded();
+        let (control, control_queue) = unbounded();
+        ["r1 ", "r2 ", "r3 "].iter().for_each(|line| requests.send(line.as_bytes().to_vec()).unwrap());
+        ["c1 ", "c2 "].iter().for_each(|line| control.send(Some(line.as_bytes().to_vec())).unwrap());
+        // The loop ends when there is nobody left to send.
+        drop(requests);
+        let mut writes = Vec::new();
+        write_loop(Writes(&mut writes), &request_queue, &control_queue);
+        assert_eq!(writes, ["c1 ", "c2 ", "r1 r2 r3 "]);
     }
 }

@@ -73,9 +73,9 @@ impl Starting {
         slot.1 = Some(group.clone());
     }
 
-    /// It has started, or is gone.
-    pub fn clear(&self) {
-        self.slot().1 = None;
+    /// The start is over. Whether there was a process.
+    pub fn clear(&self) -> bool {
+        self.slot().1.take().is_some()
     }
 
     /// Ends what is being started, now and from now on.

@@ -165,8 +165,12 @@ impl Task {
             Event::Ended(number, cause) => self.ended(number, &cause),
             Event::Started(outcome) => {
                 let (result, sources) = *outcome;
-                self.shared.starting.clear();
+                let ran = self.shared.starting.clear();
                 self.started(result, sources);
+                if !ran {
+                    // Without a place for a home, say. To look whether there is one now costs little.
+                    self.not_before = self.not_before.min(Instant::now() + LOOK);
+                }
             }
             Event::Suspect(number, why) => self.give_up(number, why),
             Event::Missing(number, method) => {
