@@ -99,7 +99,7 @@ fn who_waits_too_long_for_a_permit_is_told_when_to_come_back() {
     let post = |key: &str| {
         let mut connection = Connection::open(proxy.address);
         let body = ask("[[say a]] [[hang]]", true).to_string();
-        connection.send(format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: {}\r\n\r\n{body}", body.len()));
+        connection.send(format!("POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\ncontent-length: {}\r\n\r\n{body}", body.len()));
         connection
     };
     let mut first = post("a-key");
@@ -212,7 +212,7 @@ fn nothing_is_left_of_200_requests_of_which_many_broke_off() {
                     3 => {
                         let mut connection = Connection::open(proxy.address);
                         connection.send(
-                            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{\"mess",
+                            "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{\"mess",
                         );
                         connection
                     }
@@ -329,7 +329,7 @@ fn hostile_requests_get_an_error_and_cost_no_memory() {
     assert_eq!(proxy.chat("warm").status, 200);
     let rss = || Seen::read(proxy.process.pid()).unwrap().rss();
     let before = rss();
-    let post = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n";
+    let post = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n";
     let long = format!("GET /healthz HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(1 << 20));
     let many = format!("GET /healthz HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(101));
     for (request, statuses) in [

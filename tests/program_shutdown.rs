@@ -57,7 +57,7 @@ fn a_signal_lets_what_runs_end_and_takes_nothing_new() {
         proxy.process.signal(signal);
         until("nothing new is taken", PATIENCE, || refuses_connections(&proxy));
         assert!(idle.closed(PATIENCE));
-        late.send("dyz HTTP/1.1\r\nhost: x\r\n\r\n");
+        late.send("dyz HTTP/1.1\r\nhost: localhost\r\n\r\n");
         let answer = late.read_to_end(PATIENCE);
         assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 503 "), "{}", String::from_utf8_lossy(&answer));
         assert!(proxy.process.running());
@@ -154,7 +154,7 @@ fn clients_and_codex_that_do_not_react_are_not_waited_for() {
     // One that reads nothing, one that never sends its body, and a turn that minds no interrupt.
     let stuck = proxy.begin("[[deltas 20000]] [[size 1000]] [[hang]]", true);
     let mut half = Connection::open(proxy.address);
-    half.send("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{");
+    half.send("POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n{");
     let deaf = proxy.begin("[[hang]] [[interrupt-deaf]]", false);
     proxy.wait_until_running(2, PATIENCE);
     let begun = Instant::now();

@@ -16,7 +16,8 @@ use support::{Connection, PATIENCE, Process, Proxy, Response, TempDir, until};
 #[track_caller]
 fn request(proxy: &Proxy, line: &str, headers: &str, body: &str) -> Response {
     let mut connection = Connection::open(proxy.address);
-    connection.send(format!("{line} HTTP/1.1\r\nhost: x\r\n{headers}content-length: {}\r\n\r\n{body}", body.len()));
+    connection
+        .send(format!("{line} HTTP/1.1\r\nhost: localhost\r\n{headers}content-length: {}\r\n\r\n{body}", body.len()));
     connection.response(PATIENCE)
 }
 
@@ -78,9 +79,58 @@ fn every_key_opens_every_route_and_no_other_does() {
 }
 
 #[test]
+fn without_a_key_pages_of_the_web_are_kept_out_and_programs_are_not() {
+    let body = ask("hi", false).to_string();
+    let ask = |proxy: &Proxy, line: &str, head: &str| {
+        let mut connection = Connection::open(proxy.address);
+        connection.send(format!("{line} HTTP/1.1\r\n{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()));
+        let answer = connection.response(PATIENCE);
+        (answer.status, answer.text())
+    };
+    let refused = |(status, text): (u16, String), code: &str, cure: &str| {
+        assert!(status == 403 && text.contains(&format!("\"code\":\"{code}\"")), "{status} {text}");
+        assert!(text.contains("PROXY_API_KEY") && text.contains(cure), "{text}");
+    };
+    let chat = "POST /v1/chat/completions";
+    let proxy = Proxy::fake().start();
+    for host in ["127.0.0.1", "127.0.0.1:1", "192.168.1.5:80", "[::1]", "[::1]:1", "localhost", "LocalHost:1"] {
+        assert_eq!(ask(&proxy, chat, &format!("host: {host}")).0, 200, "{host}");
+    }
+    for host in ["evil.example", "evil.example:1", "localhost.evil.example", "127.0.0.1.evil.example:80", ""] {
+        for line in [chat, "GET /v1/models", "GET /metrics"] {
+            refused(ask(&proxy, line, &format!("host: {host}")), "host_not_allowed", "localhost");
+        }
+        for line in ["GET /healthz", "GET /livez", "GET /readyz"] {
+            assert_eq!(ask(&proxy, line, &format!("host: {host}\r\norigin: null")).0, 200, "{line} {host:?}");
+        }
+    }
+    let local = |origin: &str| format!("host: localhost\r\norigin: {origin}");
+    for origin in ["http://localhost:3000", "https://127.0.0.1", "http://[::1]:8080", "app://obsidian.md"] {
+        assert_eq!(ask(&proxy, chat, &local(origin)).0, 200, "{origin}");
+    }
+    for origin in ["https://evil.example", "http://localhost.evil.example", "http://192.0.2.1", "null", ""] {
+        refused(ask(&proxy, chat, &local(origin)), "origin_not_allowed", "PROXY_CORS_ALLOWED_ORIGINS");
+    }
+    // A client of HTTP/1.0 may name no host.
+    let mut old = Connection::open(proxy.address);
+    old.send("GET /v1/models HTTP/1.0\r\n\r\n");
+    assert_eq!(old.response(PATIENCE).status, 200);
+
+    let proxy = Proxy::fake().env("PROXY_ENABLE_CORS", "on").env("PROXY_CORS_ALLOWED_ORIGINS", "https://app.example");
+    let proxy = proxy.start();
+    assert_eq!(ask(&proxy, chat, &local("https://app.example")).0, 200);
+    refused(ask(&proxy, chat, &local("https://evil.example")), "origin_not_allowed", "PROXY_ENABLE_CORS");
+    refused(ask(&proxy, chat, "host: evil.example\r\norigin: https://app.example"), "host_not_allowed", "localhost");
+    let proxy = Proxy::fake().env("PROXY_ENABLE_CORS", "on").start();
+    assert_eq!(ask(&proxy, chat, &local("null")).0, 200);
+    let proxy = Proxy::fake().env("PROXY_API_KEY", "k").start();
+    assert_eq!(ask(&proxy, chat, "host: evil.example\r\norigin: null\r\nx-api-key: k").0, 200);
+}
+
+#[test]
 fn no_body_is_read_before_the_key_was_seen() {
     let proxy = Proxy::fake().env("PROXY_API_KEY", "key-one").start();
-    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n";
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n";
     for extra in ["", "expect: 100-continue\r\n"] {
         let mut connection = Connection::open(proxy.address);
         connection.send(format!("{head}{extra}x-api-key: wrong\r\n\r\n"));
@@ -257,7 +307,7 @@ fn each_request_is_one_line_of_the_log_with_all_that_was_promised() {
     let mut left = Connection::open(proxy.address);
     let body = ask("[[say a]] [[hang]]", false).to_string();
     left.send(format!(
-        "{chat} HTTP/1.1\r\nhost: x\r\nx-request-id: left\r\ncontent-length: {}\r\n\r\n{body}",
+        "{chat} HTTP/1.1\r\nhost: localhost\r\nx-request-id: left\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     ));
     until("its turn runs", PATIENCE, || proxy.calls("turn/start") == 7);
@@ -319,7 +369,7 @@ fn routes_and_verbs_are_those_of_the_contract() {
     let proxy = Proxy::fake().start();
     for path in ["/v1/models", "/healthz", "/readyz", "/metrics"] {
         let mut connection = Connection::open(proxy.address);
-        connection.send(format!("HEAD {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
+        connection.send(format!("HEAD {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"));
         let answer = connection.head(PATIENCE);
         assert_eq!(answer.status, 200, "{path}");
         assert!(connection.closed(PATIENCE), "{path} has no body");

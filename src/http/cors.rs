@@ -1,9 +1,13 @@
 //! Which browsers of other origins may read answers. Off unless it is switched on; then a preflight needs no key, and
-//! every answer to a request that could be read, an error too, carries the headers.
+//! every answer to a request that could be read, an error too, carries the headers. And which pages may ask at all where
+//! no key keeps them out.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use tiny_http::Method;
 
 use super::{Head, Header, Response};
+use crate::api::error::ApiError;
 use crate::config::Config;
 
 /// Headers of an answer that scripts may read.
@@ -36,4 +40,39 @@ pub(super) fn preflight(config: &Config, head: &Head) -> Option<Response> {
             .header("access-control-allow-headers", asked)
             .header("access-control-max-age", "600")
     })
+}
+
+/// Where no key is needed, keeps out pages of the web that a browser on this machine shows. Browsers name the origin of
+/// whatever makes a turn, and that of such a page is `http`, `https` or `null`: programs have schemes of their own. A
+/// name that somebody has made lead here (DNS rebinding) shows in `Host`.
+///
+/// # Errors
+/// 403 with what to do.
+pub(super) fn keep_pages_out(config: &Config, head: &Head) -> Result<(), ApiError> {
+    let refuse = |code, words: &str| Err(ApiError::http(403, code, format!("Without a key (PROXY_API_KEY) {words}.")));
+    if head.header("host").is_some_and(|host| address(host).is_none()) {
+        return refuse(
+            "host_not_allowed",
+            "this server has no name but localhost: use that or an IP address as its host",
+        );
+    }
+    let is_local = |origin: &str| match origin.split_once("://") {
+        Some(("http" | "https", host)) => address(host).is_some_and(|address| address.is_loopback()),
+        scheme => scheme.is_some(),
+    };
+    let may_read = || headers(config, head).iter().any(|(name, _)| *name == "access-control-allow-origin");
+    if head.header("origin").is_some_and(|origin| !is_local(origin)) && !may_read() {
+        let words =
+            "this server answers only those web pages that PROXY_ENABLE_CORS and PROXY_CORS_ALLOWED_ORIGINS allow";
+        return refuse("origin_not_allowed", words);
+    }
+    Ok(())
+}
+
+/// The address that a host, with a port or without, is by itself. Of names only `localhost` is one.
+fn address(host: &str) -> Option<IpAddr> {
+    if host.split(':').next().is_some_and(|name| name.eq_ignore_ascii_case("localhost")) {
+        return Some(Ipv4Addr::LOCALHOST.into());
+    }
+    host.parse().map(|address: SocketAddr| address.ip()).or_else(|_| host.trim_matches(['[', ']']).parse()).ok()
 }

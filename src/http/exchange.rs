@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 use std::mem;
 use std::time::Instant;
 
+use rustix::net::{AddressFamily, sockopt};
 use tiny_http::Method;
 
 use super::connection::Connection;
@@ -59,6 +60,11 @@ impl<'c> Exchange<'c> {
     /// The request without its body.
     pub fn head(&self) -> &Head {
         &self.head
+    }
+
+    /// Whether the client came over a Unix socket, to which no browser has a way.
+    pub(super) fn is_unix(&self) -> bool {
+        sockopt::socket_domain(&self.connection.place.socket) == Ok(AddressFamily::UNIX)
     }
 
     /// Reads the body, after `100 Continue` where the client waits for that. What is never asked for is never read. A

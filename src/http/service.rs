@@ -100,6 +100,9 @@ impl App {
         if key.is_none() && route.needs_key() {
             return Err(ApiError::wrong_key());
         }
+        if self.config.keys.is_empty() && route.needs_key() && !exchange.is_unix() {
+            cors::keep_pages_out(&self.config, head)?;
+        }
         let owner = Owner(key.unwrap_or(0));
         let answer = match route {
             Route::Healthz => Response::json(200, r#"{"status":"ok"}"#),
