@@ -247,6 +247,19 @@ fn no_secret_and_no_word_of_a_prompt_is_ever_logged() {
 }
 
 #[test]
+fn an_address_with_a_secret_is_neither_an_argument_nor_logged() {
+    let address = json!({ "config": { "openai_base_url": "http://me:secret@gw/v1?key=secret" }, "origins": { "openai_base_url": {} } });
+    let proxy = Proxy::fake().file("config.toml", "").file("config.json", &address.to_string());
+    let mut proxy = proxy.env("PROXY_AGENT_PROFILE", "codex").start();
+    assert!(!proxy.app_server().arguments().concat().contains("secret"));
+    let degraded = proxy.ready().json()["codex"]["degraded"].to_string();
+    assert!(degraded.contains("make it a provider of its own"), "{degraded}");
+    assert!(proxy.stop(PATIENCE).success());
+    let log = proxy.process.stderr();
+    assert!(log.contains("openai_base_url has") && !log.contains("secret"), "{log}");
+}
+
+#[test]
 fn a_configuration_that_codex_refuses_is_told_without_its_values_and_places() {
     let long = "secret".repeat(2000);
     let excerpt =

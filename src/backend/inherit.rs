@@ -55,6 +55,8 @@ pub struct Outside<'a> {
     pub api_key: Option<&'a Secret>,
     /// Whether the person's home has an `auth.json`.
     pub logged_in: bool,
+    /// Whether a provider that is made here goes among codex's arguments, which everybody on the host can read.
+    pub visible: bool,
 }
 
 /// What a generation runs with.
@@ -160,6 +162,16 @@ impl Person {
                 result.open = true;
                 result.env_key = custom.and_then(|provider| provider.get("env_key")?.as_str()).map(str::to_owned);
                 (wanted, custom.cloned())
+            }
+            (_, Some(url)) if outside.visible && url.contains(['@', '?']) => {
+                result.builtin = true;
+                result.warnings.push(
+                    "openai_base_url has a user name or a query, which would be visible among codex's arguments: it stays \
+                     with codex, which tries WebSocket first and leaves OPENAI_API_KEY out; make it a provider of its own \
+                     in config.toml and name that as model_provider"
+                        .to_owned(),
+                );
+                (wanted, None)
             }
             (_, url) if outside.api_key.is_some() && !outside.logged_in => {
                 result.open = true;
@@ -267,6 +279,20 @@ mod tests {
         assert!(own.config.contains("supports_websockets\" = false") && !own.open);
         let own = person(url, &[]).inherit(&Outside::default());
         assert!(own.builtin && own.config.is_empty() && own.keys.is_empty());
+    }
+
+    #[test]
+    fn a_base_url_with_a_secret_does_not_become_an_argument() {
+        let key = Secret::new("sk-secret");
+        for url in ["http://me:secret@gw/v1", "http://gw/v1?key=secret"] {
+            let person = person(json!({"openai_base_url": url}), &["openai_base_url"]);
+            for (api_key, visible) in [(None, true), (Some(&key), true), (None, false), (Some(&key), false)] {
+                let own = person.inherit(&Outside { api_key, visible, ..Outside::default() });
+                let warned = own.warnings.iter().any(|words| words.starts_with("openai_base_url"));
+                assert_eq!((own.keys.is_empty(), own.definition.is_empty(), warned), (visible, visible, visible));
+                assert!(own.config.contains(url) != visible && !own.warnings.concat().contains("secret"), "{own:?}");
+            }
+        }
     }
 
     #[test]

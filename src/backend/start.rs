@@ -152,6 +152,7 @@ impl Start<'_> {
             provider: config.force_provider.as_deref(),
             api_key: config.openai_api_key.as_ref(),
             logged_in: self.sources.auth.is_some(),
+            visible: !lean,
         });
         let bare = lean && !capabilities.has(Feature::SkillSettings);
         self.furnish(&inherited, bare).map_err(|e| format!("a home for codex cannot be furnished: {e}"))?;
