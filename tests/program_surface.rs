@@ -128,6 +128,21 @@ fn without_a_key_pages_of_the_web_are_kept_out_and_programs_are_not() {
 }
 
 #[test]
+fn failures_are_no_first_output() {
+    let proxy = Proxy::fake().env("PROXY_IDLE_TIMEOUT_MS", "200").start();
+    for (prompt, status, count) in [
+        ("[[fail usageLimitExceeded]]", 429, 0),
+        ("[[hang]]", 504, 0),
+        ("[[reason so]] [[fail usageLimitExceeded]]", 429, 1),
+        ("hi", 200, 2),
+    ] {
+        assert_eq!(proxy.chat(prompt).status, status, "{prompt}");
+        // It is counted when the answer is out.
+        until(prompt, PATIENCE, || proxy.gauge("first_output_seconds_count") == count);
+    }
+}
+
+#[test]
 fn no_body_is_read_before_the_key_was_seen() {
     let proxy = Proxy::fake().env("PROXY_API_KEY", "key-one").start();
     let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n";

@@ -132,11 +132,9 @@ impl Running<'_, '_> {
                 (true, true) => keepalive.map(|gap| last_write + gap),
             };
             self.turns.next(until, &mut events);
-            if !events.is_empty() {
-                self.record.first.get_or_insert_with(Instant::now);
-            } else if self.opened {
+            if events.is_empty() && self.opened {
                 self.encoder.keepalive(&mut self.out);
-            } else if self.request.stream {
+            } else if events.is_empty() && self.request.stream {
                 self.encoder.open(&mut self.out);
             }
             for (index, event) in events.drain(..) {
@@ -160,6 +158,9 @@ impl Running<'_, '_> {
     }
 
     fn take_in(&mut self, index: u32, event: TurnEvent) -> Result<(), TurnError> {
+        if matches!(event, TurnEvent::Text(_) | TurnEvent::Reasoning(_) | TurnEvent::ToolCall(_)) {
+            self.record.first.get_or_insert_with(Instant::now);
+        }
         let Some(cutter) = self.cutters.get_mut(index as usize) else { return Ok(()) };
         let mut end = None;
         let cut = cutter.filter(event, |event| match event {

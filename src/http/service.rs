@@ -40,7 +40,7 @@ pub(super) struct Record {
     pub(super) model: Option<String>,
     /// Codex's id of the conversation.
     pub(super) thread: Option<String>,
-    /// When the first byte of an answer of the model went out.
+    /// When the model's first text, reasoning or call of a tool came.
     pub(super) first: Option<Instant>,
     /// What it cost.
     pub(super) tokens: Option<Spent>,
