@@ -332,28 +332,28 @@ fn hostile_requests_get_an_error_and_cost_no_memory() {
     let post = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n";
     let long = format!("GET /healthz HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(1 << 20));
     let many = format!("GET /healthz HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(101));
-    for (request, statuses) in [
-        (format!("{post}content-length: 1000000000000\r\n\r\n"), &[413][..]),
-        (format!("{post}content-length: 5\r\ncontent-length: 6\r\n\r\nhello"), &[400]),
-        (format!("{post}content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"), &[400]),
-        (format!("{post}content-length: +5\r\n\r\nhello"), &[400]),
-        (format!("{post}content-length: 0x5\r\n\r\nhello"), &[400]),
-        (format!("{post}transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n"), &[400, 501]),
-        (format!("{post}transfer-encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n"), &[400]),
-        ("GET /healthz HTTP/1.1\nhost: x\n\n".to_owned(), &[400]),
-        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), &[400, 505]),
-        ("GET / HTTP/2.0\r\n\r\n".to_owned(), &[400, 505]),
-        (long, &[431, 400]),
-        (many, &[431, 400]),
+    for (request, status) in [
+        (format!("{post}content-length: 1000000000000\r\n\r\n"), 413),
+        (format!("{post}content-length: 5\r\ncontent-length: 6\r\n\r\nhello"), 400),
+        (format!("{post}content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"), 400),
+        (format!("{post}content-length: +5\r\n\r\nhello"), 400),
+        (format!("{post}content-length: 0x5\r\n\r\nhello"), 400),
+        (format!("{post}transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n"), 400),
+        (format!("{post}transfer-encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n"), 400),
+        ("GET /healthz HTTP/1.1\nhost: x\n\n".to_owned(), 400),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), 505),
+        ("GET / HTTP/2.0\r\n\r\n".to_owned(), 505),
+        (long, 431),
+        (many, 431),
         // Too slow: neither the head nor the body ever comes to its end.
-        ("GET /healthz HT".to_owned(), &[408]),
-        (format!("{post}content-length: 100\r\n\r\n{{"), &[408]),
+        ("GET /healthz HT".to_owned(), 408),
+        (format!("{post}content-length: 100\r\n\r\n{{"), 408),
     ] {
         let mut connection = Connection::open(proxy.address);
         connection.send(&request);
         let answer = connection.response(PATIENCE);
         let shown = request.get(..120).unwrap_or(&request);
-        assert!(statuses.contains(&answer.status), "{shown:?}: {} {}", answer.status, answer.text());
+        assert_eq!(answer.status, status, "{shown:?}: {}", answer.text());
         assert!(answer.json()["error"]["message"].is_string(), "{shown:?}");
         assert!(connection.closed(PATIENCE), "{shown:?}");
     }
