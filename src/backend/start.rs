@@ -326,7 +326,7 @@ impl Start<'_> {
         let complaint = complaint.take_while(|line| !line.trim_start().starts_with("Stack backtrace"));
         let words = complaint.fold(error.to_string(), |words, line| format!("{words}\n{line}"));
         let dirs = [self.home.dir(), &self.shared.config.codex_home.path];
-        for_clients(&dirs.iter().fold(words, |words, dir| words.replace(&*dir.to_string_lossy(), "CODEX_HOME")))
+        for_clients(&dirs.iter().fold(words, |words, dir| words.replace(&*dir.to_string_lossy(), "")))
     }
 
     /// The derived catalog, kept beside the homes until codex or, where it lists by account, the login changes.

@@ -28,9 +28,10 @@ pub(crate) fn directory() -> Option<PathBuf> {
     std::env::var_os("FAKE_CODEX_DIR").map(PathBuf::from)
 }
 
-/// What it is to say of a failure.
+/// What it is to say of a failure, with the place of its home for `$CODEX_HOME`.
 pub(crate) fn complaint() -> Option<String> {
-    std::fs::read_to_string(directory()?.join("complaint")).ok()
+    let words = std::fs::read_to_string(directory()?.join("complaint")).ok()?;
+    Some(words.replace("$CODEX_HOME", &std::env::var("CODEX_HOME").ok()?))
 }
 
 /// A program in a group of its own that holds our stdout.
