@@ -37,7 +37,8 @@
 //! - The reader of codex's stdout blocks on nothing but `read`: it never waits for a client, never writes to stdin.
 //! - A waiter is registered before its request is written; once a connection has ended nobody can register.
 //! - Each turn has exactly one end, which comes last. No delta is dropped; a client that does not read is cut off.
-//! - Whatever ends a request, its turn is stopped at codex before its permit is given to another.
+//! - Whatever ends a request, its turn is stopped at codex before its permit is given to another; one whose start codex
+//!   has not answered yet, as soon as it does.
 //! - Every wait has a deadline, whose name stands in its error; every wait of a request also ends when its client leaves.
 //! - The model gets the client's words, the tools that the client offers and the fixed lines of [`api::prompt`].
 //! - Codex never outlives the program: its stdin closes with it.

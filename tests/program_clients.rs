@@ -10,7 +10,7 @@ mod support;
 
 use support::process::{Seen, descriptors, memory, thread_names};
 use support::proxy::ask;
-use support::{Connection, PATIENCE, PROTOCOLS, Proxy, until};
+use support::{Connection, PATIENCE, PROTOCOLS, Proxy, holds, until};
 
 /// How soon after a client has left everything of it is to be gone.
 const SOON: Duration = Duration::from_millis(200);
@@ -45,6 +45,51 @@ fn a_client_that_leaves_is_interrupted_and_its_permit_is_free_at_once() {
         assert_eq!(String::from_utf8(half.read_to_end(PATIENCE)).unwrap(), "", "nobody is there to be told");
         until("codex has forgotten all", PATIENCE, || proxy.calls("thread/unsubscribe") == 4);
         assert_eq!((proxy.chat("x").status, proxy.gauge("app_server_starts_total")), (200, 1));
+    }
+}
+
+#[test]
+fn a_client_that_leaves_while_codex_is_asked_is_free_at_once_and_what_codex_makes_of_it_later_is_undone() {
+    let [new, old] = PROTOCOLS;
+    let calls = [
+        (new, "thread/start", 0),
+        (new, "thread/inject_items", 0),
+        (new, "turn/start", 1),
+        (old, "newConversation", 0),
+        (old, "addConversationListener", 0),
+        (old, "sendUserMessage", 1),
+    ];
+    for (version, call, interrupts) in calls {
+        let proxy = Proxy::version(version).env("PROXY_SSE_MAX_CONCURRENCY", "1").file("seen", "");
+        let proxy = proxy.faults(&format!("late={call}:600")).start();
+        let files = || holds(&proxy.home.path().join("codex-completions"), "approvalPolicy");
+        let client = proxy.begin("[[hang]]", false);
+        until("codex is asked", PATIENCE, || proxy.calls(call) == 1);
+        drop(client);
+        proxy.wait_until_running(0, SOON);
+        // A conversation of v1 that nobody listens to yet leaves only its file.
+        let forgotten = usize::from(call != "newConversation");
+        until("it is undone", Duration::from_secs(2), || {
+            proxy.calls("turn/interrupt") == interrupts && proxy.calls("thread/unsubscribe") == forgotten
+        });
+        // Its answer is late too, so that the first one has come by then.
+        assert_eq!((proxy.chat("x").status, proxy.gauge("app_server_starts_total")), (200, 1), "{call}");
+        until("no file is left", PATIENCE, || !files());
+    }
+}
+
+#[test]
+fn a_turn_whose_start_codex_never_answers_costs_its_client_nothing_and_codex_its_place() {
+    for (version, call) in PROTOCOLS.into_iter().zip(["turn/start", "sendUserMessage"]) {
+        let proxy = Proxy::version(version).env("PROXY_SSE_MAX_CONCURRENCY", "1").env("PROXY_IDLE_TIMEOUT_MS", "2000");
+        let proxy = proxy.file("seen", "").faults(&format!("mute={call}:1")).start();
+        let client = proxy.begin("[[hang]]", false);
+        until("codex is asked", PATIENCE, || proxy.calls(call) == 1);
+        drop(client);
+        proxy.wait_until_running(0, SOON);
+        assert_eq!((proxy.chat("x").status, proxy.gauge("app_server_starts_total")), (200, 1), "{call}");
+        until("it is replaced", PATIENCE, || proxy.gauge("app_server_starts_total") == 2);
+        until("the log says why", PATIENCE, || proxy.process.stderr().contains("a call was not answered in time"));
     }
 }
 
@@ -194,7 +239,8 @@ fn nothing_is_left_of_200_requests_of_which_many_broke_off() {
         let settled = |wanted: (usize, usize, usize)| {
             until(&format!("{wanted:?}, at the end {:?}", count()), PATIENCE, || count() == wanted)
         };
-        let threads = "http-accept http-watch supervisor codex-stdin codex-stdout codex-stderr ctrl-c codex-completio";
+        let threads =
+            "log http-accept http-watch supervisor codex-stdin codex-stdout codex-stderr ctrl-c codex-completio";
         let mut names: Vec<&str> = threads.split(' ').collect();
         names.sort_unstable();
         until("only the standing threads are left", PATIENCE, || {
@@ -231,7 +277,9 @@ fn nothing_is_left_of_200_requests_of_which_many_broke_off() {
             (200, 1, codex)
         );
         assert!(proxy.calls("thread/start") > 20);
-        until("codex has forgotten all", PATIENCE, || proxy.calls("thread/start") == proxy.calls("thread/unsubscribe"));
+        // A conversation of v1 is forgotten by its listener, if it was given one.
+        let made = if version == PROTOCOLS[0] { "thread/start" } else { "addConversationListener" };
+        until("codex has forgotten all", PATIENCE, || proxy.calls(made) == proxy.calls("thread/unsubscribe"));
         assert!(proxy.stop(PATIENCE).success());
     }
 }

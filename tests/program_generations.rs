@@ -289,10 +289,13 @@ fn a_codex_that_ignores_an_interrupt_is_replaced() {
 fn a_call_that_is_not_answered_in_time_disturbs_no_other_turn() {
     let calls = ["thread/start", "newConversation", "addConversationListener"];
     for (call, version) in calls.into_iter().zip([PROTOCOLS[0], PROTOCOLS[1], PROTOCOLS[1]]) {
-        let proxy =
-            Proxy::version(version).env("PROXY_IDLE_TIMEOUT_MS", "400").faults(&format!("mute={call}:1")).start();
+        let proxy = Proxy::version(version)
+            .env("PROXY_IDLE_TIMEOUT_MS", "400")
+            .faults(&format!("mute={call}:1"))
+            .file("seen", "")
+            .start();
         let mut muted = proxy.begin("x", false);
-        until("the call was made", PATIENCE, || proxy.gauge("turns_running") == 1);
+        until("the call was made", PATIENCE, || proxy.calls(call) == 1);
         let other = proxy.stream("[[say a b c d e f g h i j]] [[gap 150]]");
         assert_eq!(other.streamed_text(), "a b c d e f g h i j", "{}", proxy.process.stderr());
         let answer = muted.response(PATIENCE);

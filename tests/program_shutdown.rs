@@ -13,7 +13,7 @@ mod support;
 
 use support::process::{Seen, descendants, wait_until_gone};
 use support::proxy::ask;
-use support::{Connection, PATIENCE, Proxy, Response, TempDir, until};
+use support::{Connection, PATIENCE, PROTOCOLS, Proxy, Response, TempDir, until};
 
 /// The files that the program has in CODEX_HOME.
 fn own_files(codex_home: &Path) -> Vec<String> {
@@ -129,6 +129,26 @@ fn who_waits_when_the_signal_comes_is_told_and_what_runs_is_cut_off_when_the_gra
     drop((stream, waiting));
     assert_eq!(proxy.process.wait(PATIENCE).code(), Some(0));
     no_home_is_left(proxy.home.path());
+}
+
+#[test]
+fn a_call_that_codex_does_not_answer_does_not_outlast_the_grace() {
+    let calls = ["thread/start", "thread/inject_items", "turn/start", "newConversation", "sendUserMessage"];
+    for (at, call) in calls.into_iter().enumerate() {
+        let proxy = Proxy::version(PROTOCOLS[at / 3]).env("PROXY_SHUTDOWN_GRACE_MS", "300").file("seen", "");
+        let mut proxy = proxy.faults(&format!("mute={call}")).start();
+        let mut client = proxy.begin("x", false);
+        until("codex is asked", PATIENCE, || proxy.calls(call) == 1);
+        let begun = Instant::now();
+        proxy.process.signal(Signal::TERM);
+        let answer = client.response(PATIENCE);
+        assert_eq!((answer.status, &answer.json()["error"]["code"]), (503, &json!("backend_unavailable")), "{call}");
+        drop(client);
+        assert_eq!(proxy.process.wait(PATIENCE).code(), Some(0));
+        println!("{call}: ended {} ms after the signal", begun.elapsed().as_millis());
+        assert!(begun.elapsed() < Duration::from_secs(2), "{call}: {:?}", begun.elapsed());
+        no_home_is_left(proxy.home.path());
+    }
 }
 
 #[test]

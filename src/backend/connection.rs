@@ -1,16 +1,18 @@
 //! JSON-RPC with one codex process: a reader that blocks on nothing but `read`, a writer that alone touches stdin, and
 //! calls that never wait without a deadline.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::process::ChildStdout;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select, select_biased, unbounded};
 use serde::Serialize;
 
 use super::dialect::server_requests;
+use super::late::Late;
 use super::process::{Group, Leader, Started};
 use super::router::{Cause, Reply, Routed, Router};
 use super::wire::{self, RpcError};
@@ -48,18 +50,20 @@ impl fmt::Display for CallError {
     }
 }
 
-/// How long a call may take, and who may give it up while it is not under way.
+/// How long a call may take, and who may give it up.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience<'a> {
     /// Its end.
     pub deadline: &'a Deadline,
     /// The request that it is made for.
     pub cancel: Option<&'a Cancel>,
+    /// Where a call that was sent and given up leaves its answer.
+    pub late: Option<&'a OnceCell<Late>>,
 }
 
 impl<'a> From<&'a Deadline> for Patience<'a> {
     fn from(deadline: &'a Deadline) -> Self {
-        Self { deadline, cancel: None }
+        Self { deadline, cancel: None, late: None }
     }
 }
 
@@ -107,13 +111,14 @@ impl Connection {
         params: impl Serialize,
         patience: impl Into<Patience<'a>>,
     ) -> Result<String, CallError> {
-        let Patience { deadline, cancel } = patience.into();
+        let patience = patience.into();
+        let Patience { deadline, cancel, .. } = patience;
         let mut pause = RETRY.0;
         loop {
             if let Some(cause) = cancel.and_then(Cancel::cause) {
                 return Err(CallError::Cancelled(cause));
             }
-            let outcome = self.call_once(method, &params, deadline);
+            let outcome = self.call_once(method, &params, patience);
             match outcome {
                 Err(CallError::Refused(error)) if error.is_overload() => {
                     let wait = jittered(pause);
@@ -129,25 +134,38 @@ impl Connection {
         }
     }
 
-    fn call_once(&self, method: &str, params: &impl Serialize, deadline: &Deadline) -> Result<String, CallError> {
+    fn call_once(&self, method: &str, params: &impl Serialize, patience: Patience<'_>) -> Result<String, CallError> {
+        let Patience { deadline, cancel, late } = patience;
         let (id, reply) = self.router.expect().map_err(CallError::Closed)?;
         let line = wire::request(id, method, params);
         self.trace("->", &line);
-        let gave_up = || {
-            self.router.forget(id);
-            CallError::Deadline(format!("codex did not answer {method} within {}", deadline.describe()))
-        };
+        let cancelled = cancel.map_or_else(never, |cancel| cancel.wake().clone());
         // The waiter learns of the end of the connection, also while the queue is full.
-        select! {
-            send(self.requests, line) -> _ => {}
+        let sent = select! {
+            send(self.requests, line) -> _ => true,
             recv(reply) -> reply => return finish(reply.ok()),
-            default(deadline.left()) => return Err(gave_up()),
+            recv(cancelled) -> _ => false,
+            default(deadline.left()) => false,
+        };
+        if sent {
+            select! {
+                recv(reply) -> reply => return finish(reply.ok()),
+                recv(cancelled) -> _ => {}
+                default(deadline.left()) => {}
+            }
         }
-        match reply.recv_deadline(deadline.at) {
-            Ok(reply) => finish(Some(reply)),
-            Err(crossbeam_channel::RecvTimeoutError::Timeout) => Err(gave_up()),
-            Err(crossbeam_channel::RecvTimeoutError::Disconnected) => finish(None),
+        match late.filter(|_| sent) {
+            // It is the last call of a start.
+            Some(late) => {
+                let until = Instant::now() + deadline.limit;
+                let _ = late.set(Late { id, reply, until, thread: OnceCell::new() });
+            }
+            None => self.router.forget(id),
         }
+        Err(match cancel.and_then(Cancel::cause) {
+            Some(cause) => CallError::Cancelled(cause),
+            None => CallError::Deadline(format!("codex did not answer {method} within {}", deadline.describe())),
+        })
     }
 
     /// Sends a request whose answer nobody waits for.

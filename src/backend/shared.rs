@@ -8,6 +8,7 @@ use crossbeam_channel::Sender;
 
 use super::dialect::errors::Refusal;
 use super::generation::Generation;
+use super::late::Late;
 use super::process::Starting;
 use super::router::Cause;
 use super::sources::Sources;
@@ -28,6 +29,8 @@ pub enum Event {
     Missing(u64, &'static str),
     /// A turn gave its place back.
     TurnEnded,
+    /// A request gave up a call on a generation.
+    Left(Late, Lease),
     /// A request came: look at the files.
     Look,
     /// The service does not take a part of the lean profile.
@@ -105,6 +108,12 @@ impl Lease {
     pub fn take(generation: &Arc<Generation>, events: &Sender<Event>) -> Self {
         generation.turns.fetch_add(1, Ordering::AcqRel);
         Self { generation: Arc::clone(generation), events: events.clone() }
+    }
+
+    /// Leaves a call that was given up to the supervisor.
+    pub fn leave(self, late: Late) {
+        let events = self.events.clone();
+        let _ = events.send(Event::Left(late, self));
     }
 
     /// Tells the supervisor about the generation.

@@ -12,8 +12,9 @@ use serde_json::json;
 
 use super::generation::Generation;
 use super::home::is_full;
+use super::late::Late;
 use super::router::{Cause, Reply};
-use super::shared::{Event, Shared};
+use super::shared::{Event, Lease, Shared};
 use super::sources::{Sources, Stamp};
 use super::start;
 use crate::deadline::jittered;
@@ -27,7 +28,7 @@ const DOUBT: Duration = Duration::from_secs(1);
 const PONG: Duration = Duration::from_secs(5);
 /// Time between looks at the files.
 const LOOK: Duration = Duration::from_millis(500);
-/// The same between looks at processes that end, and at waits of less than a second.
+/// The same between looks at processes that end, at calls that were given up and at waits of less than a second.
 const SOON: Duration = Duration::from_millis(50);
 /// Least time between two measurements of memory.
 const MEASURE: Duration = Duration::from_millis(250);
@@ -70,11 +71,11 @@ impl Tracked {
         Self { generation: Arc::new(generation), ready_at: now, baseline: None, last_ping: now, pong: None, leaving }
     }
 
-    /// After a long silence, a turn that begins is followed by a ping at once; so is a call that waits for its answer.
+    /// After a long silence, a turn that begins is followed by a ping at once; so is, once a second, a call that waits for its answer.
     fn wants_ping(&self, now: Instant) -> bool {
         let since = now.duration_since(self.last_ping);
         let waits = self.generation.connection().router.waiting_since();
-        waits.is_some_and(|waits| now.duration_since(waits) >= DOUBT)
+        waits.is_some_and(|waits| now.duration_since(waits) >= DOUBT) && since >= DOUBT
             || since >= if self.generation.running() > 0 { PING.0 } else { PING.1 }
     }
 }
@@ -96,6 +97,8 @@ pub(super) struct Task {
     shared: Arc<Shared>,
     /// Oldest first; the last one serves, unless it is leaving.
     tracked: Vec<Tracked>,
+    /// Calls that were given up.
+    left: Vec<(Late, Lease)>,
     starting: bool,
     number: u64,
     /// Deaths and starts in vain in a row.
@@ -120,6 +123,7 @@ impl Task {
         Self {
             shared,
             tracked: Vec::new(),
+            left: Vec::new(),
             starting: false,
             number: 0,
             failures: 0,
@@ -178,6 +182,7 @@ impl Task {
                 tracked.iter().for_each(|tracked| self.shared.knowledge().lacks(&tracked.generation.sources, method));
                 self.give_up(number, "it is another version than it says");
             }
+            Event::Left(late, lease) => self.left.push((late, lease)),
             Event::TurnEnded => self.measure = true,
             Event::Look => self.next_look = Instant::now(),
             Event::Refused(refusal) => {
@@ -296,6 +301,7 @@ impl Task {
     /// Does what is due and returns when to come back. Level-triggered: it looks at how things are.
     fn tick(&mut self, now: Instant) -> Duration {
         self.ping(now);
+        self.left.retain(|(late, lease)| !late.settle(lease, now));
         self.retire(now);
         if !self.stopping {
             self.look(now);
@@ -303,7 +309,7 @@ impl Task {
             self.start_if_wanted(now);
         }
         let ends = |tracked: &Tracked| matches!(tracked.leaving, Some(Leaving::Eof(_) | Leaving::Term(_)));
-        let soon = self.measure || self.not_before > now || self.tracked.iter().any(ends);
+        let soon = self.measure || !self.left.is_empty() || self.not_before > now || self.tracked.iter().any(ends);
         if soon { SOON } else { LOOK }
     }
 

@@ -2,6 +2,7 @@
 //! finished or everything is dropped, whatever happened: interrupted (once) if it still runs, its thread forgotten, its
 //! place on the generation given back.
 
+use std::cell::OnceCell;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::connection::{CallError, Patience};
@@ -68,8 +69,8 @@ impl Turns {
         self.mailbox.cancel()
     }
 
-    /// Starts the turn of an index and returns codex's id of the conversation. A client that leaves meanwhile is noticed
-    /// right after: a thread that is being made has to be released in any case.
+    /// Starts the turn of an index and returns codex's id of the conversation. A client that leaves meanwhile is free
+    /// at once; what codex makes of the call that it gave up is undone by the supervisor.
     ///
     /// # Errors
     /// See [`Unstarted`].
@@ -83,12 +84,22 @@ impl Turns {
         let whole = Deadline::after(names::TIMEOUT, config.timeout);
         let idle = Deadline::after(names::IDLE_TIMEOUT, config.idle_timeout);
         let first = if idle.at < whole.at { idle } else { whole };
-        let patience = Patience { deadline: &first, cancel: Some(self.mailbox.cancel()) };
+        let late = OnceCell::new();
+        let patience = Patience { deadline: &first, cancel: Some(self.mailbox.cancel()), late: Some(&late) };
         self.begun += 1;
         let key = self.begun;
         let inlet = self.mailbox.inlet(key, !request.tools.is_empty());
         let started = lease.generation.session.start(request, inlet, patience);
-        let (thread, decoder) = started.map_err(|error| unstarted(error, &lease, request))?;
+        let (thread, decoder) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                let unstarted = unstarted(error, &lease, request);
+                if let Some(late) = late.into_inner() {
+                    lease.leave(late);
+                }
+                return Err(unstarted);
+            }
+        };
         let id = thread.id.clone();
         self.active.push(ActiveTurn {
             index,

@@ -203,8 +203,13 @@ impl Server {
     fn start_thread(&self, id: &Value, params: &Value, conversation: bool) {
         let thread = format!("01a1fce7-0000-7000-8000-{:012x}", self.next());
         let kept = conversation || !self.age.has_ephemeral_threads() || params["ephemeral"] != true;
-        let home = PathBuf::from(std::env::var_os("CODEX_HOME").unwrap_or_default());
-        let rollout = kept.then(|| home.join("sessions/2026/11/21").join(format!("rollout-{thread}.jsonl")));
+        let home = std::env::var_os("CODEX_HOME").filter(|_| kept).map(PathBuf::from);
+        let rollout = home.map(|home| home.join("sessions/2026/11/21").join(format!("rollout-{thread}.jsonl")));
+        // It begins with what the conversation is, before anything is said.
+        if let Some(file) = &rollout {
+            let _ = file.parent().map(std::fs::create_dir_all);
+            let _ = std::fs::write(file, params.to_string());
+        }
         let conversation = (conversation, false);
         let made = Thread { conversation, rollout: rollout.clone(), ..Thread::default() };
         self.state().threads.insert(thread.clone(), made);
@@ -232,7 +237,6 @@ impl Server {
         let empty = input.is_none() && !self.age.takes_empty_input();
         let prompt = input.unwrap_or_else(|| thread.prompt.clone());
         if let Some(file) = &thread.rollout {
-            let _ = file.parent().map(std::fs::create_dir_all);
             let _ = std::fs::write(file, params.to_string());
         }
         let markers = Markers::parse(match empty {

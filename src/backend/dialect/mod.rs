@@ -1,5 +1,6 @@
 //! The protocols of codex's app-server behind one closed enum, with one match for each operation.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -128,7 +129,7 @@ impl Session {
     /// Makes a thread for a request, whose lines go into `inlet` from now on, gives it its history and starts the turn.
     ///
     /// # Errors
-    /// See [`StartError`]; the thread is released.
+    /// See [`StartError`]; the thread is released, now or with the call that was given up.
     pub fn start(
         &self,
         request: &TurnRequest,
@@ -156,9 +157,31 @@ impl Session {
         match turn {
             Ok(turn) => Ok((thread, Decoder::new(self.dialect, self.capabilities, turn, names))),
             Err(error) => {
-                self.release(&thread);
+                self.connection.router.unsubscribe(&thread.id);
+                match patience.late.and_then(OnceCell::get).filter(|_| matches!(error, StartError::Late(_))) {
+                    Some(late) => drop(late.thread.set(thread)),
+                    None => self.release(&thread),
+                }
                 Err(error)
             }
+        }
+    }
+
+    /// Undoes what a call that was given up did, by its answer: stops the turn on `thread` and releases it, or releases
+    /// the thread that it made. Of a turn of v1 there is no id.
+    pub fn undo(&self, thread: Option<&Thread>, result: &str) {
+        let at = |pointer| text_at("a call", result, pointer).ok();
+        if let Some(thread) = thread {
+            self.interrupt(thread, &at("/turn/id").unwrap_or_default());
+            return self.release(thread);
+        }
+        let (id, rollout) = match self.dialect {
+            Dialect::V1 => (at("/conversationId"), at("/rolloutPath")),
+            Dialect::V2 => (at("/thread/id"), at("/thread/path")),
+        };
+        let subscription = at("/subscriptionId");
+        if id.is_some() || subscription.is_some() {
+            self.release(&Thread { id: id.unwrap_or_default(), subscription, rollout });
         }
     }
 
