@@ -29,7 +29,7 @@ pub struct Base {
 #[derive(Debug)]
 pub struct Home {
     dir: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 fn private_dir(dir: &Path) -> io::Result<()> {
@@ -127,26 +127,18 @@ impl Base {
                 Err(e) => return Err(failed(e)),
             }
         };
-        let made = open_lock(&dir.join("lock")).and_then(|lock| {
-            lock.try_lock().map_err(io::Error::from)?;
-            for name in ["scratch", "sqlite"] {
-                DirBuilder::new().mode(0o700).create(dir.join(name))?;
-            }
-            Ok(lock)
-        });
-        match made {
-            Ok(lock) => Ok(Home { dir, _lock: lock }),
-            Err(e) => {
-                let _ = fs::remove_dir_all(&dir);
-                Err(failed(e))
-            }
+        // What fails from here on leaves a home that is dropped, or swept by the next start.
+        let home = Home { lock: open_lock(&dir.join("lock")).map_err(failed)?, dir };
+        home.lock.try_lock().map_err(|e| failed(e.into()))?;
+        for dir in [home.scratch(), home.sqlite()] {
+            DirBuilder::new().mode(0o700).create(dir).map_err(failed)?;
         }
+        Ok(home)
     }
 
     /// Removes what a killed proxy left behind.
     fn sweep(&self) {
-        let Ok(entries) = fs::read_dir(&self.dir) else { return };
-        for entry in entries.flatten() {
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let path = entry.path();
             if !entry.file_name().to_string_lossy().starts_with("home-") {
                 continue;

@@ -198,22 +198,18 @@ impl Group {
         self.pid.as_raw_nonzero().get()
     }
 
-    /// The last lines on stderr, oldest first. For a process that has ended: waits a little for the rest.
-    pub fn last_words(&self) -> Vec<String> {
-        let _ = self.stderr_open.recv_timeout(LAST_WORDS);
-        self.last_words.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
-    }
-
     /// Asks the group to end.
     pub fn terminate(&self) {
         let _ = kill_process_group(self.pid, Signal::TERM);
     }
 
-    /// Ends the group of a process that does not end within half a second although its stdin is closed.
-    pub fn end(&self) {
+    /// Ends the group of a process that does not end within half a second although its stdin is closed; returns the last
+    /// lines on stderr, oldest first.
+    pub fn end(&self) -> Vec<String> {
         if self.stderr_open.recv_timeout(LAST_WORDS) == Err(RecvTimeoutError::Timeout) {
             self.kill();
         }
+        self.last_words.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// Ends the group. To be called only before its leader has been waited for.

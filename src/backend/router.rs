@@ -112,7 +112,7 @@ impl Router {
     /// Takes one line to whom it belongs. Never waits.
     pub fn route(&self, line: &[u8]) -> Routed {
         let Ok(probe) = serde_json::from_slice::<Probe<'_>>(line) else {
-            self.broken.fetch_add(1, Ordering::Relaxed);
+            self.skip();
             return Routed::Done;
         };
         let params = &probe.params;
@@ -121,18 +121,15 @@ impl Router {
         match (probe.id, probe.method.is_empty()) {
             (Some(id), true) => self.respond(id.get(), line),
             (None, false) if probe.method == limits::METHOD => self.tables().limits = Some(line.to_vec()),
-            (None, false) => {
-                self.deliver(thread, line);
-            }
+            (None, false) => drop(self.deliver(thread, line, |_| true)),
+            // A tool call ends the turn whose client offers tools; every other request is refused for everybody.
             (Some(id), false) => {
-                // A tool call ends the turn whose client offers tools; every other request is refused for everybody.
-                if probe.method != "item/tool/call" || !self.takes_calls(thread) || !self.deliver(thread, line) {
+                let is_call = probe.method == "item/tool/call";
+                if !is_call || !self.deliver(thread, line, |inlet| inlet.takes_calls) {
                     return Routed::Refuse { id: id.get().to_owned(), method: probe.method.into_owned() };
                 }
             }
-            (None, true) => {
-                self.broken.fetch_add(1, Ordering::Relaxed);
-            }
+            (None, true) => self.skip(),
         }
         Routed::Done
     }
@@ -146,14 +143,9 @@ impl Router {
         }
     }
 
-    fn takes_calls(&self, thread: &str) -> bool {
-        self.tables().threads.get(thread).is_some_and(|inlet| inlet.takes_calls)
-    }
-
-    fn deliver(&self, thread: &str, line: &[u8]) -> bool {
+    fn deliver(&self, thread: &str, line: &[u8], takes: impl Fn(&Inlet) -> bool) -> bool {
         let mut tables = self.tables();
-        let Some(inlet) = tables.threads.get(thread) else {
-            drop(tables);
+        let Some(inlet) = tables.threads.get(thread).filter(|inlet| takes(inlet)) else {
             self.ignored.fetch_add(1, Ordering::Relaxed);
             return false;
         };
@@ -168,7 +160,7 @@ impl Router {
         self.tables().limits.clone()
     }
 
-    /// Counts a line that was too long to keep.
+    /// Counts a line that cannot be read.
     pub fn skip(&self) {
         self.broken.fetch_add(1, Ordering::Relaxed);
     }

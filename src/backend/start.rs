@@ -193,7 +193,6 @@ impl Start<'_> {
                 Err(Unconnected { words, .. }) => return Err(words),
             }
         };
-        // What cannot be answered from here on stays open: it is no failure.
         let chosen = Capabilities::of(&agent).and_then(|mut capabilities| {
             self.shared.knowledge().missing.iter().for_each(|method| capabilities.correct(method));
             let (dialect, joined) = capabilities.choose(config.protocol, config.prompt_mode)?;
@@ -203,6 +202,7 @@ impl Start<'_> {
         if dialect == Dialect::V1 {
             connection.router.route_by_conversation();
         }
+        // What cannot be answered from here on stays open: it is no failure.
         let env_key = inherited.env_key.as_deref();
         let unusable = unusable(&connection, env_key, &Deadline::after(names::APP_SERVER_START, ASK));
         let models = self.models(&connection, &capabilities, &inherited);
