@@ -93,7 +93,17 @@ fn without_a_key_pages_of_the_web_are_kept_out_and_programs_are_not() {
     };
     let chat = "POST /v1/chat/completions";
     let proxy = Proxy::fake().start();
-    for host in ["127.0.0.1", "127.0.0.1:1", "192.168.1.5:80", "[::1]", "[::1]:1", "localhost", "LocalHost:1"] {
+    for host in [
+        "127.0.0.1",
+        "127.0.0.1:1",
+        "192.168.1.5:80",
+        "[::1]",
+        "[::1]:1",
+        "localhost",
+        "LocalHost:1",
+        "desk",
+        "codex.local:80",
+    ] {
         assert_eq!(ask(&proxy, chat, &format!("host: {host}")).0, 200, "{host}");
     }
     for host in ["evil.example", "evil.example:1", "localhost.evil.example", "127.0.0.1.evil.example:80", ""] {

@@ -44,17 +44,16 @@ pub(super) fn preflight(config: &Config, head: &Head) -> Option<Response> {
 
 /// Where no key is needed, keeps out pages of the web that a browser on this machine shows. Browsers name the origin of
 /// whatever makes a turn, and that of such a page is `http`, `https` or `null`: programs have schemes of their own. A
-/// name that somebody has made lead here (DNS rebinding) shows in `Host`.
+/// name that a stranger has made lead here (DNS rebinding) shows in `Host`; those of one word or of the local network are
+/// nobody's to register.
 ///
 /// # Errors
 /// 403 with what to do.
 pub(super) fn keep_pages_out(config: &Config, head: &Head) -> Result<(), ApiError> {
     let refuse = |code, words: &str| Err(ApiError::http(403, code, format!("Without a key (PROXY_API_KEY) {words}.")));
-    if head.header("host").is_some_and(|host| address(host).is_none()) {
-        return refuse(
-            "host_not_allowed",
-            "this server has no name but localhost: use that or an IP address as its host",
-        );
+    if head.header("host").is_some_and(|host| address(host).is_none() && !is_local_name(host)) {
+        let words = "this server has no public name: use localhost or an IP address as its host";
+        return refuse("host_not_allowed", words);
     }
     let is_local = |origin: &str| match origin.split_once("://") {
         Some(("http" | "https", host)) => address(host).is_some_and(|address| address.is_loopback()),
@@ -67,6 +66,13 @@ pub(super) fn keep_pages_out(config: &Config, head: &Head) -> Result<(), ApiErro
         return refuse("origin_not_allowed", words);
     }
     Ok(())
+}
+
+/// Whether no public name can look like this.
+fn is_local_name(host: &str) -> bool {
+    let name = host.split(':').next().unwrap_or_default().to_ascii_lowercase();
+    !name.is_empty() && !name.contains('.')
+        || [".localhost", ".local", ".internal"].iter().any(|end| name.ends_with(end))
 }
 
 /// The address that a host, with a port or without, is by itself. Of names only `localhost` is one.
