@@ -55,7 +55,7 @@ fn end_of_string(text: &str) -> Option<usize> {
 /// Whether what follows `before` in backticks is a name and no value: a key, or what was expected.
 fn is_name(before: &str) -> bool {
     let line = before.lines().last().unwrap_or_default();
-    ["in ", "field ", "key "].iter().any(|word| line.ends_with(word))
+    ["in ", "field ", "key ", "provider "].iter().any(|word| line.ends_with(word))
         || line.contains(", expected ")
         || line.starts_with("expected ")
 }
@@ -88,7 +88,7 @@ mod tests {
                 "config.toml:1:15: invalid basic string, expected `\"`",
             ),
             ("unexpected value `sk-x`\nexpected `]`", "unexpected value `…` expected `]`"),
-            ("Model provider `sk-x` not found", "Model provider `…` not found"),
+            ("Model provider `gw` not found", "Model provider `gw` not found"),
             ("unknown field `bas_url`, expected `base_url`", "unknown field `bas_url`, expected `base_url`"),
             ("a \"string without end", "a \"…"),
             (
