@@ -22,7 +22,7 @@ use support::proxy::ask;
 use support::{Connection, PATIENCE, PROTOCOLS, Proxy, Response, holds, until};
 
 /// The threads that stand while nothing runs (see `lib.rs`).
-const STANDING: usize = 8;
+const STANDING: usize = 9;
 const CLIENTS: u64 = 8;
 
 /// What a prompt has the fake do beside its answer.
