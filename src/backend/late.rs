@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, TryRecvError};
 
 use super::dialect::Thread;
 use super::router::Reply;
-use super::shared::{Event, Lease};
+use super::shared::Lease;
 use super::wire;
 
 /// The answer to a call that was given up.
@@ -36,7 +36,7 @@ impl Late {
             session.connection.router.forget(self.id);
             if thread.is_some() {
                 // A turn may run that nobody can interrupt.
-                lease.tell(Event::Suspect(lease.generation.number, "a call was not answered in time"));
+                lease.suspect("a call was not answered in time");
             }
         }
         let line = reply.ok().and_then(Result::ok).unwrap_or_default();

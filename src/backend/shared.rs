@@ -116,6 +116,12 @@ impl Lease {
         let _ = events.send(Event::Left(late, self));
     }
 
+    /// Has the generation ended. Nobody else is to try it before the supervisor has seen to that.
+    pub fn suspect(&self, why: &'static str) {
+        self.generation.connection().router.close(Cause::new(format!("the app-server was ended: {why}")));
+        self.tell(Event::Suspect(self.generation.number, why));
+    }
+
     /// Tells the supervisor about the generation.
     pub fn tell(&self, event: Event) {
         let _ = self.events.send(event);

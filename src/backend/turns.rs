@@ -174,8 +174,7 @@ impl Turns {
                 self.take_in(key, delivery, &mut out);
             } else if Instant::now() >= limit {
                 for turn in self.active.iter().filter(|turn| chosen(turn) && turn.decoder.running) {
-                    let number = turn.lease.generation.number;
-                    turn.lease.tell(Event::Suspect(number, "an interrupt had no effect"));
+                    turn.lease.suspect("an interrupt had no effect");
                 }
                 break;
             }
@@ -283,7 +282,7 @@ fn unstarted(error: StartError, lease: &Lease, request: &TurnRequest) -> Unstart
         CallError::Deadline(words) => {
             if is_late {
                 // A turn may run that nobody can interrupt.
-                lease.tell(Event::Suspect(number, "a call was not answered in time"));
+                lease.suspect("a call was not answered in time");
             }
             TurnError::new(TurnErrorKind::Timeout, words)
         }
