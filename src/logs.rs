@@ -8,12 +8,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use log::Record;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::config::{LogFormat, escaped};
 use crate::threads;
 
 /// Bytes of lines that may wait for whoever reads stderr; what comes then is counted and lost.
 const WAITING: usize = 4 * 1024 * 1024;
+/// Bytes that a pipe takes at once if it takes any (`PIPE_BUF`).
+const AT_ONCE: usize = 4096;
 /// How long the last lines may take.
 const LAST: Duration = Duration::from_secs(1);
 
@@ -54,9 +57,14 @@ pub fn init(format: LogFormat, filter: &str) -> Log {
 }
 
 impl Write for Queue {
-    /// Takes one whole record.
+    /// Takes one whole record, one thread at a time.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let waiting = self.waiting.load(Ordering::Relaxed);
+        let stderr = io::stderr();
+        // Spares the thread a wake-up for each request.
+        if waiting == 0 && line.len() <= AT_ONCE && takes_more(&stderr) {
+            return stderr.lock().write(line);
+        }
         if waiting > 0 && waiting + line.len() > WAITING {
             self.lost.fetch_add(1, Ordering::Relaxed);
         } else {
@@ -69,6 +77,12 @@ impl Write for Queue {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Whether a short line can be written without a wait.
+fn takes_more(stderr: &io::Stderr) -> bool {
+    let mut ready = [PollFd::new(stderr, PollFlags::OUT)];
+    poll(&mut ready, Some(&Timespec::default())).is_ok_and(|count| count > 0)
 }
 
 /// The thread: nothing can be done about a stderr that takes no more.

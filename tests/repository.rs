@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Lines of `src` that are neither blank, nor comments, nor tests. The aim is 8,000: this only goes down.
-const BUDGET: usize = 10_110;
+const BUDGET: usize = 9_187;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
