@@ -173,9 +173,9 @@ class Desk(unittest.TestCase):
             proxy.close()
         self.assertEqual([child.pid for child in family if child.alive()], [])
         self.assertEqual(self.programs.started(), "")
-        # Codex itself asks `lsb_release` and `uname` for its user agent, and git (0.104) for the repository it is in. Between fork and exec a child shows its parent's name.
+        # Codex itself asks `lsb_release`, `uname` and `getconf` for its user agent, and git (0.104) for the repository it is in. Between fork and exec a child shows its parent's name.
         by_codex = {line for parent, line in seen.values() if seen.get(parent, ("", ""))[1].startswith(harness.codex_binary())}
-        known = (harness.codex_binary(), "lsb_release", "uname -m", "git rev-parse")
+        known = (harness.codex_binary(), "lsb_release", "uname -m", "getconf LONG_BIT", "git rev-parse")
         self.assertEqual([line for line in by_codex if line and not any(words in line for words in known)], [])
         requests = model.requests(since)
         (request,) = requests
