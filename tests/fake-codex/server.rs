@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -182,7 +182,7 @@ impl Server {
             "turn/start" | "sendUserMessage" | "sendUserTurn" => self.start_turn(id, thread_id, params),
             "turn/interrupt" | "interruptConversation" => self.interrupt(id, thread_id),
             _ => {
-                self.forget(thread_id, method.to_lowercase().contains("archive"));
+                self.state().threads.remove(thread_id);
                 self.out.result(id, r#"{"status":"unsubscribed"}"#);
             }
         }
@@ -278,17 +278,6 @@ impl Server {
         }
         if turn.minds {
             let _ = turn.tell.send(Tell::Interrupt(conversation.then(|| id.clone())));
-        }
-    }
-
-    /// Forgets a thread; what is on the disk of it goes to the archive.
-    fn forget(&self, thread_id: &str, archive: bool) {
-        let thread = self.state().threads.remove(thread_id);
-        let rollout = thread.and_then(|thread| thread.rollout).filter(|_| archive);
-        let home = |file: &Path| Some(file.ancestors().nth(5)?.join("archived_sessions"));
-        if let Some((rollout, archive)) = rollout.and_then(|file| home(&file).map(|archive| (file, archive))) {
-            let _ = std::fs::create_dir_all(&archive);
-            let _ = std::fs::rename(&rollout, archive.join(rollout.file_name().unwrap_or_default()));
         }
     }
 }

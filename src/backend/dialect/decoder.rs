@@ -1,6 +1,7 @@
 //! How the lines of one turn become its events, whatever the protocol: text that a retry repeats is told once, the end
 //! comes exactly once and last, and silence is an end where a version gives no better one.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -255,6 +256,15 @@ impl Decoder {
             out.push(TurnEvent::End(TurnOutcome { result, usage: self.usage }));
         }
     }
+}
+
+/// A notification of a turn, with what its protocol has for it.
+#[derive(Deserialize)]
+pub(super) struct Line<'a, P: Default> {
+    #[serde(default, borrow)]
+    pub(super) method: Cow<'a, str>,
+    #[serde(default)]
+    pub(super) params: P,
 }
 
 /// Counts as both protocols tell them, in their own spelling.

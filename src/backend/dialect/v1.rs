@@ -1,13 +1,11 @@
 //! The `newConversation` protocol (0.44 – 0.106): one conversation for each turn, the whole history in one text, settings
 //! inside `newConversation`, as `--config` at start does not reach it.
 
-use std::borrow::Cow;
-
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::decoder::{Decoder, Pause, Tokens, raw};
+use super::decoder::{Decoder, Line, Pause, Tokens, raw};
 use super::errors::CodexError;
 use super::prompt::joined;
 use super::{Session, StartError, Thread, text_at};
@@ -69,14 +67,6 @@ pub(super) fn start_turn(
     Ok(String::new())
 }
 
-#[derive(Deserialize)]
-struct Line<'a> {
-    #[serde(default, borrow)]
-    method: Cow<'a, str>,
-    #[serde(default, borrow)]
-    params: Params<'a>,
-}
-
 #[derive(Default, Deserialize)]
 struct Params<'a> {
     #[serde(default, borrow)]
@@ -103,7 +93,7 @@ struct Info {
 
 /// Takes in one line of a conversation. Every one of them is a sign of life.
 pub(super) fn decode(decoder: &mut Decoder, line: &[u8], out: &mut Vec<TurnEvent>) -> bool {
-    let Ok(Line { method, params }) = serde_json::from_slice::<Line<'_>>(line) else { return false };
+    let Ok(Line { method, params }) = serde_json::from_slice::<Line<'_, Params<'_>>>(line) else { return false };
     let Some(event) = method.strip_prefix("codex/event/") else { return false };
     decoder.running &= !matches!(event, "task_complete" | "turn_aborted" | "error");
     if decoder.ended {

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::capabilities::Feature;
-use super::decoder::{Decoder, Pause, Tokens, raw};
+use super::decoder::{Decoder, Line, Pause, Tokens, raw};
 use super::errors::CodexError;
 use super::prompt::{Items, joined};
 use super::tool_names::ToolNames;
@@ -137,14 +137,6 @@ fn joined_input(history: &[Item]) -> Vec<Input<'_>> {
     input
 }
 
-#[derive(Deserialize)]
-struct Line<'a> {
-    #[serde(default, borrow)]
-    method: Cow<'a, str>,
-    #[serde(default, borrow)]
-    params: Params<'a>,
-}
-
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Params<'a> {
@@ -183,7 +175,7 @@ struct ThreadItem {
 
 /// Takes in one line of a turn.
 pub(super) fn decode(decoder: &mut Decoder, line: &[u8], out: &mut Vec<TurnEvent>) -> bool {
-    let Ok(Line { method, params }) = serde_json::from_slice::<Line<'_>>(line) else { return false };
+    let Ok(Line { method, params }) = serde_json::from_slice::<Line<'_, Params<'_>>>(line) else { return false };
     let completed = &*method == "turn/completed";
     // Injected items come back under another turn's id; `turn/completed` carries its id inside.
     let turn =
