@@ -229,3 +229,20 @@ fn conversations_reach_each_age_in_the_form_that_it_takes() {
         }
     }
 }
+
+#[test]
+fn a_conversation_of_v1_says_which_login_is_meant() {
+    for (key, method) in [(None, "chatgpt"), (Some("sk-of-the-environment"), "apikey")] {
+        let proxy = Proxy::version("0.50.0").file("seen", "").env("OPENAI_API_KEY", key.unwrap_or_default()).start();
+        assert_eq!(proxy.chat("hi").status, 200);
+        let seen = proxy.book("seen");
+        let made: Vec<Value> = seen
+            .iter()
+            .filter(|line| line.contains("\"method\":\"newConversation\""))
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let [made] = made.as_slice() else { panic!("{seen:?}") };
+        assert_eq!(made["params"]["config"]["preferred_auth_method"], method);
+        assert!(!seen.iter().any(|line| line.contains("sk-of-the-environment")), "{seen:?}");
+    }
+}
